@@ -1,0 +1,247 @@
+"""The three contractions of the trilinear form in `geometry.Geometry`: where numbers are made.
+
+    conv(x, w)         -> y    the convolution
+    conv_input(y, w)   -> x    its transpose in x: the transposed convolution
+    conv_weight(x, y)  -> w    its transpose in w: the weight gradient
+
+The form is linear in each argument, so the derivative of each contraction in each of its operands
+is again one of the three, with the same geometry. Each is therefore one bilinear primitive, and
+what it computes stays what it is through any number of derivatives. How it is computed is for
+`jaxconv.lowerings` to say, per platform and shape.
+
+Layouts: x is `(N, C, *input_size)` and y `(N, O, *output_size)`, or channels last; w is
+`(O, C/groups, *kernel_size)`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxconv import lowerings
+from jaxconv.geometry import Geometry
+
+INPUT, WEIGHT, OUTPUT = "input", "weight", "output"
+
+
+class Contraction(NamedTuple):
+    """A contraction takes two of the three roles and gives the third."""
+
+    primitive: Primitive
+    operands: tuple[str, str]
+    result: str
+    direct: Callable[..., jax.Array]
+
+
+def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+    """y, from x and w. Options: `precision`, `preferred_element_type`."""
+    return _contract(_conv, x, w, geometry, **options)
+
+
+def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+    """x, from y and w: the transpose of `conv` in x."""
+    return _contract(_conv_input, y, w, geometry, **options)
+
+
+def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+    """w, from x and y: the transpose of `conv` in w."""
+    return _contract(_conv_weight, x, y, geometry, **options)
+
+
+def _contract(
+    contraction: Contraction,
+    a: jax.Array,
+    b: jax.Array,
+    geometry: Geometry,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    if precision is None:
+        # The default is read now, as lax does, not when a trace is lowered or transposed.
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if preferred_element_type is not None:
+        preferred_element_type = jnp.dtype(preferred_element_type)
+    a, b = _vary_alike(a, b)
+    return contraction.primitive.bind(
+        a,
+        b,
+        geometry=geometry,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+
+
+def _vary_alike(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inside `shard_map`, let both operands vary over the same mesh axes, as lax's functions do."""
+    vary_a, vary_b = _varying_axes(a), _varying_axes(b)
+    if vary_b - vary_a:
+        a = lax.pcast(a, tuple(sorted(vary_b - vary_a)), to="varying")
+    if vary_a - vary_b:
+        b = lax.pcast(b, tuple(sorted(vary_a - vary_b)), to="varying")
+    return a, b
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    aval = jax.typeof(x)
+    if hasattr(aval, "manual_axis_type"):  # jax >= 0.11
+        return frozenset(aval.manual_axis_type.varying)
+    return frozenset(aval.vma)
+
+
+# Types.
+
+
+@functools.lru_cache(maxsize=1024)
+def _direct_form(contraction_result: str, params: tuple[tuple[str, Any], ...]) -> Callable:
+    return functools.partial(_CONTRACTIONS[contraction_result].direct, **dict(params))
+
+
+def _abstract_eval(result: str, a: Any, b: Any, **params: Any) -> Any:
+    """The type of the direct form: shape, dtype, sharding and varying axes, whatever the version
+    of JAX calls them."""
+    form = _direct_form(result, tuple(sorted(params.items())))
+    return jax.make_jaxpr(form)(a, b).out_avals[0]
+
+
+# Derivatives.
+
+
+def _transpose_rule(contraction: Contraction, open_role: str, cotangent, a, b, **params):
+    """The cotangent of one operand: the contraction that gives its role."""
+    rule = _CONTRACTIONS[open_role]
+    open_operand, known = (a, b) if contraction.operands[0] == open_role else (b, a)
+    roles = {role: known for role in contraction.operands if role != open_role}
+    # `preferred_element_type` may have made the cotangent wider than the operands: the backward
+    # contractions then run in the operands' dtype, and so does what is returned.
+    roles[contraction.result] = cotangent.astype(known.dtype)
+    params |= {
+        "preferred_element_type": None,
+        # A sum over an axis that a mesh axis shards is ambiguous unless told where it should go.
+        "out_sharding": _explicit_sharding(open_operand.aval),
+    }
+    return _contract(rule, *(roles[role] for role in rule.operands), **params)
+
+
+def _explicit_sharding(aval: Any) -> Any:
+    sharding = getattr(aval, "sharding", None)
+    if sharding is None or sharding.mesh.empty or not sharding.mesh.explicit_axes:
+        return None
+    return sharding
+
+
+# Batching.
+
+
+def _batch_rule(contraction: Contraction, operands, axes, **params):
+    """Fold the mapped axis into one that all the mapped roles share.
+
+    Both operands mapped, so all three roles are: each example is a group of its own. Otherwise
+    two roles are mapped, and they share one index of the form: x and y share n (the batch), w
+    and y share o (the output channels), x and w share c (the input channels).
+    """
+    geometry: Geometry = params["geometry"]
+    size = next(
+        operand.shape[axis]
+        for operand, axis in zip(operands, axes, strict=True)
+        if axis is not None
+    )
+    if isinstance(size, int) and size == 0:
+        return _empty_batch(contraction, operands, axes, params), 0
+    mapped = {
+        role
+        for role, axis in zip(contraction.operands, axes, strict=True)
+        if axis is not None
+    } | {contraction.result}
+    places = _fold_places(mapped, geometry)
+    folded = [
+        operand if axis is None else _fold(jnp.moveaxis(operand, axis, 0), *places[role])
+        for role, operand, axis in zip(contraction.operands, operands, axes, strict=True)
+    ]
+    if len(mapped) == 3:
+        params["geometry"] = dataclasses.replace(geometry, groups=geometry.groups * size)
+    result = _contract(contraction, *folded, **params)
+    return _unfold(result, size, *places[contraction.result]), 0
+
+
+def _fold_places(mapped: set[str], g: Geometry) -> dict[str, tuple[int, int]]:
+    """For each mapped role the axis to fold into, and the blocks (groups) that it consists of."""
+    if len(mapped) == 3:
+        return {INPUT: (g.channel_axis, 1), WEIGHT: (0, 1), OUTPUT: (g.channel_axis, 1)}
+    if WEIGHT not in mapped:
+        return {INPUT: (0, 1), OUTPUT: (0, 1)}
+    if INPUT not in mapped:
+        return {WEIGHT: (0, g.groups), OUTPUT: (g.channel_axis, g.groups)}
+    return {WEIGHT: (1, 1), INPUT: (g.channel_axis, g.groups)}
+
+
+def _fold(array: jax.Array, axis: int, blocks: int) -> jax.Array:
+    """`(B, ..., blocks*m, ...)` to `(..., blocks*B*m, ...)`."""
+    size, *shape = array.shape
+    split = (size, *shape[:axis], blocks, shape[axis] // blocks, *shape[axis + 1 :])
+    shape[axis] *= size
+    return jnp.moveaxis(array.reshape(split), 0, axis + 1).reshape(shape)
+
+
+def _unfold(array: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
+    """`(..., blocks*B*m, ...)` to `(B, ..., blocks*m, ...)`: the inverse of `_fold`."""
+    shape = list(array.shape)
+    inner = shape[axis] // (blocks * size)
+    split = (*shape[:axis], blocks, size, inner, *shape[axis + 1 :])
+    shape[axis] = blocks * inner
+    return jnp.moveaxis(array.reshape(split), axis + 1, 0).reshape(size, *shape)
+
+
+def _empty_batch(contraction: Contraction, operands, axes, params) -> jax.Array:
+    single = [
+        operand
+        if axis is None
+        else jnp.zeros(operand.shape[:axis] + operand.shape[axis + 1 :], operand.dtype)
+        for operand, axis in zip(operands, axes, strict=True)
+    ]
+    result = jax.eval_shape(functools.partial(_contract, contraction, **params), *single)
+    return jnp.zeros((0, *result.shape), result.dtype)
+
+
+# The primitives.
+
+
+def _define(name: str, operands: tuple[str, str], result: str, direct: Callable) -> Contraction:
+    primitive = Primitive(name)
+    contraction = Contraction(primitive, operands, result, direct)
+
+    @functools.partial(
+        jax.jit,
+        static_argnames=("geometry", "precision", "preferred_element_type", "out_sharding"),
+    )
+    def run(a, b, **params):
+        return primitive.bind(a, b, **params)
+
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(functools.partial(_abstract_eval, result))
+    ad.defbilinear(
+        primitive,
+        functools.partial(_transpose_rule, contraction, operands[0]),
+        functools.partial(_transpose_rule, contraction, operands[1]),
+    )
+    batching.primitive_batchers[primitive] = functools.partial(_batch_rule, contraction)
+    mlir.register_lowering(primitive, mlir.lower_fun(direct, multiple_results=False))
+    for platform, form in lowerings.platform_forms(result).items():
+        mlir.register_lowering(
+            primitive, mlir.lower_fun(form, multiple_results=False), platform=platform
+        )
+    return contraction
+
+
+_conv = _define("conv", (INPUT, WEIGHT), OUTPUT, lowerings.direct.conv)
+_conv_input = _define("conv_input", (OUTPUT, WEIGHT), INPUT, lowerings.direct.conv_input)
+_conv_weight = _define("conv_weight", (INPUT, OUTPUT), WEIGHT, lowerings.direct.conv_weight)
+_CONTRACTIONS = {c.result: c for c in (_conv, _conv_input, _conv_weight)}

@@ -1,0 +1,185 @@
+"""Padding by zeros, reflection, replication and wrapping, written with slices and concatenation.
+
+`jnp.pad` is laxer than torch (it reflects and wraps repeatedly), and its wrap mode cannot be
+exported with symbolic sizes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.geometry import to_ints
+
+MODES = ("constant", "reflect", "replicate", "circular")
+Pads = Sequence[tuple[int, int]]
+
+
+def pad(
+    input: jax.Array, pad: Sequence[int], mode: str = "constant", value: complex | None = None
+) -> jax.Array:
+    """Pad the last axes of `input`, as `torch.nn.functional.pad`.
+
+    Along an axis that holds `1234`, padding by 2 on both sides gives
+
+        constant    00 1234 00        replicate   11 1234 44
+        reflect     32 1234 32        circular    34 1234 12
+
+    Negative amounts crop. In circular mode the cropping comes first, as in torch.
+
+    Args:
+      input: an array of any dtype. The modes other than constant take one, two or three padded
+        axes, behind one or two others (channels, or batch and channels).
+      pad: `(low, high)` of the last axis, then `(low, high)` of the last but one, and so on.
+      mode: "constant", "reflect", "replicate" or "circular".
+      value: what constant mode fills in; None means 0.
+
+    Returns:
+      The padded array, of the same dtype.
+
+    Raises:
+      TypeError: if `pad` is not made of ints.
+      ValueError: if the mode is unknown, does not fit the rank, or takes no value; if an amount
+        is too large for the mode: reflect needs less than the axis, circular at most the
+        axis; if an axis is cropped by more than it has.
+
+    >>> pad(jnp.arange(1, 5), (2, 1)).tolist()
+    [0, 0, 1, 2, 3, 4, 0]
+    >>> pad(jnp.array([[1, 2, 3, 4]]), (2, 2), mode="reflect").tolist()
+    [[3, 2, 1, 2, 3, 4, 3, 2]]
+    """
+    if mode not in MODES:
+        options = ", ".join(repr(name) for name in MODES)
+        raise ValueError(f"`mode` must be one of {options}, got {mode!r}")
+    input = jnp.asarray(input)
+    amounts = to_ints(pad, "pad")
+    if amounts is None:
+        raise TypeError(f"`pad` must be a tuple of ints, got {pad!r}")
+    num_axes = len(amounts) // 2
+    if len(amounts) % 2 or num_axes > input.ndim:
+        raise ValueError(
+            f"`pad` must hold (low, high) for at most {input.ndim} axes, got {amounts}"
+        )
+    if mode != "constant":
+        if value is not None:
+            raise ValueError(f"`value` must be None unless mode is 'constant', got {value!r}")
+        if num_axes not in (1, 2, 3) or input.ndim - num_axes not in (1, 2):
+            raise ValueError(
+                f"`pad` must cover all axes but one or two, at most three, when mode is "
+                f"{mode!r}, got {amounts} for an input of rank {input.ndim}"
+            )
+        _check_not_empty(input.shape, num_axes, mode)
+    pads = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    first = input.ndim - num_axes
+    if mode == "constant":
+        return pad_constant(input, range(first, input.ndim), pads, 0 if value is None else value)
+    return pad_axes(input, range(first, input.ndim), pads, mode)
+
+
+def _check_not_empty(shape: tuple[int, ...], num_axes: int, mode: str) -> None:
+    """An empty batch can be padded by any mode, an empty channel or spatial axis by circular."""
+    unbatched = shape[-num_axes - 1 :]
+    if mode != "circular" and any(isinstance(size, int) and size == 0 for size in unbatched):
+        raise ValueError(
+            f"`input` must not be empty, but for its batch axis, when mode is {mode!r}, "
+            f"got shape {shape}"
+        )
+
+
+def pad_constant(
+    x: jax.Array, axes: Sequence[int], pads: Pads, value: complex = 0
+) -> jax.Array:
+    """Crop by the negative amounts, then fill `value` in for the positive ones."""
+    for axis, (low, high) in zip(axes, pads, strict=True):
+        x = crop(x, axis, max(-low, 0), max(-high, 0))
+    config = [(0, 0, 0)] * x.ndim
+    for axis, (low, high) in zip(axes, pads, strict=True):
+        config[axis] = (max(low, 0), max(high, 0), 0)
+    if all(entry == (0, 0, 0) for entry in config):
+        return x
+    return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+def pad_axes(x: jax.Array, axes: Sequence[int], pads: Pads, mode: str) -> jax.Array:
+    """Pad `axes` by `pads`, `(low, high)` each; `mode` is one of torch's padding modes."""
+    if mode == "zeros":
+        return pad_constant(x, axes, pads)
+    pad_axis = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}[mode]
+    for axis, (low, high) in zip(axes, pads, strict=True):
+        if (low, high) != (0, 0):
+            x = pad_axis(x, axis, low, high)
+    return x
+
+
+def crop(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    """Cut `low` elements from the start of an axis and `high` from its end.
+
+    With a slice and never with a negative pad: inside an XLA:CPU convolution that may read out
+    of bounds (openxla/xla#48713).
+    """
+    size = x.shape[axis]
+    if isinstance(size, int) and low + high > size:
+        raise ValueError(
+            f"`pad` must not crop more than there is, got {(-low, -high)} for an axis of {size}"
+        )
+    if (low, high) == (0, 0):
+        return x
+    return lax.slice_in_dim(x, low, size - high, axis=axis)
+
+
+def _too_large(mode: str, low: int, high: int, rule: str, size: int) -> ValueError:
+    return ValueError(
+        f"`padding` must be {rule} when padding by {mode}, got {(low, high)} "
+        f"for an axis of size {size}"
+    )
+
+
+def _check_result(low: int, high: int, size: int) -> None:
+    if isinstance(size, int) and size + low + high < 1:
+        raise ValueError(
+            f"`pad` must leave at least 1 element, got {(low, high)} for an axis of size {size}"
+        )
+
+
+def _reflect(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    size = x.shape[axis]
+    if isinstance(size, int) and max(low, high) >= size:
+        raise _too_large("reflect", low, high, "less than the size", size)
+    _check_result(low, high, size)
+    parts = [x]
+    if low > 0:
+        parts.insert(0, lax.rev(lax.slice_in_dim(x, 1, low + 1, axis=axis), (axis,)))
+    if high > 0:
+        last = lax.slice_in_dim(x, size - 1 - high, size - 1, axis=axis)
+        parts.append(lax.rev(last, (axis,)))
+    return crop(lax.concatenate(parts, axis), axis, max(-low, 0), max(-high, 0))
+
+
+def _replicate(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    size = x.shape[axis]
+    _check_result(low, high, size)
+    parts = [x]
+    if low > 0:
+        parts.insert(0, _repeat(lax.slice_in_dim(x, 0, 1, axis=axis), axis, low))
+    if high > 0:
+        parts.append(_repeat(lax.slice_in_dim(x, size - 1, size, axis=axis), axis, high))
+    return crop(lax.concatenate(parts, axis), axis, max(-low, 0), max(-high, 0))
+
+
+def _repeat(edge: jax.Array, axis: int, times: int) -> jax.Array:
+    return jnp.broadcast_to(edge, (*edge.shape[:axis], times, *edge.shape[axis + 1 :]))
+
+
+def _circular(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    x = crop(x, axis, max(-low, 0), max(-high, 0))
+    low, high, size = max(low, 0), max(high, 0), x.shape[axis]
+    if isinstance(size, int) and max(low, high) > size:
+        raise _too_large("circular", low, high, "at most the size", size)
+    parts = [x]
+    if low > 0:
+        parts.insert(0, lax.slice_in_dim(x, size - low, size, axis=axis))
+    if high > 0:
+        parts.append(lax.slice_in_dim(x, 0, high, axis=axis))
+    return lax.concatenate(parts, axis)
