@@ -157,9 +157,7 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
     if isinstance(size, int) and size == 0:
         return _empty_batch(contraction, operands, axes, params), 0
     mapped = {
-        role
-        for role, axis in zip(contraction.operands, axes, strict=True)
-        if axis is not None
+        role for role, axis in zip(contraction.operands, axes, strict=True) if axis is not None
     } | {contraction.result}
     places = _fold_places(mapped, geometry)
     folded = [
@@ -186,18 +184,29 @@ def _fold_places(mapped: set[str], g: Geometry) -> dict[str, tuple[int, int]]:
 def _fold(array: jax.Array, axis: int, blocks: int) -> jax.Array:
     """`(B, ..., blocks*m, ...)` to `(..., blocks*B*m, ...)`."""
     size, *shape = array.shape
-    split = (size, *shape[:axis], blocks, shape[axis] // blocks, *shape[axis + 1 :])
+    if blocks > 1:
+        shape[axis : axis + 1] = blocks, shape[axis] // blocks
+        axis += 1
+        array = array.reshape(size, *shape)
     shape[axis] *= size
-    return jnp.moveaxis(array.reshape(split), 0, axis + 1).reshape(shape)
+    array = jnp.moveaxis(array, 0, axis).reshape(shape)
+    return _merge(array, axis - 1) if blocks > 1 else array
 
 
 def _unfold(array: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
     """`(..., blocks*B*m, ...)` to `(B, ..., blocks*m, ...)`: the inverse of `_fold`."""
-    shape = list(array.shape)
-    inner = shape[axis] // (blocks * size)
-    split = (*shape[:axis], blocks, size, inner, *shape[axis + 1 :])
-    shape[axis] = blocks * inner
-    return jnp.moveaxis(array.reshape(split), axis + 1, 0).reshape(size, *shape)
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    inner = array.shape[axis] // (blocks * size)
+    if blocks == 1:
+        return jnp.moveaxis(array.reshape(*before, size, inner, *after), axis, 0)
+    array = jnp.moveaxis(array.reshape(*before, blocks, size, inner, *after), axis + 1, 0)
+    return _merge(array, axis + 1)
+
+
+def _merge(array: jax.Array, axis: int) -> jax.Array:
+    """An axis and the next as one."""
+    shape = array.shape
+    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
 def _empty_batch(contraction: Contraction, operands, axes, params) -> jax.Array:

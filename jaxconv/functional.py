@@ -29,7 +29,7 @@ from jaxconv.geometry import (
     transposed_output_size,
     window_output_size,
 )
-from jaxconv.padding import pad, pad_axes
+from jaxconv.padding import check_not_empty, pad, pad_axes, to_array
 
 __all__ = [
     "conv1d",
@@ -294,15 +294,16 @@ def _conv(
     pads = pad_amounts(p, k, d)
     output_size = window_output_size(input_size, k, s, pads, d)
     _check_not_empty(x, in_channels, input_size)
+    spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
+    if padding_mode != "zeros":
+        check_not_empty(x.shape[1:], padding_mode)
+        x = pad_axes(x, spatial_axes, pads, padding_mode)
+        input_size = tuple(x.shape[axis] for axis in spatial_axes)
+        pads = ((0, 0),) * n
     if in_channels == 0:
         # torch gives an output without channels, whatever the weight says.
         y = jnp.zeros(_join_shape(x.shape[0], 0, output_size, channels_last), x.dtype)
         return _unbatched(y.astype(preferred_element_type or x.dtype), batch_shape)
-    spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
-    if padding_mode != "zeros":
-        x = pad_axes(x, spatial_axes, pads, padding_mode)
-        input_size = tuple(x.shape[axis] for axis in spatial_axes)
-        pads = ((0, 0),) * n
     geometry = Geometry(
         input_size=input_size,
         kernel_size=k,
@@ -383,9 +384,7 @@ def _to_arrays(
     """The three as arrays of one floating or complex dtype; input and weight of the right rank."""
     arrays = {"input": input, "weight": weight} | ({} if bias is None else {"bias": bias})
     for name, value in arrays.items():
-        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-            raise TypeError(f"`{name}` must be an array, got {type(value).__name__}")
-        arrays[name] = jnp.asarray(value)
+        arrays[name] = to_array(value, name)
         if not jnp.issubdtype(arrays[name].dtype, jnp.inexact):
             raise TypeError(f"`{name}` must be floating or complex, got {arrays[name].dtype}")
     dtypes = {name: str(value.dtype) for name, value in arrays.items()}
@@ -462,7 +461,7 @@ def _add_bias(y: jax.Array, bias: jax.Array | None, channel_axis: int) -> jax.Ar
     if bias is None:
         return y
     # Half-precision biases are spread in float32, so that their gradient is summed in float32.
-    wide = bias.astype(jnp.promote_types(bias.dtype, jnp.float32))
+    wide = bias.astype(jnp.float32) if jnp.finfo(bias.dtype).bits < 32 else bias
     shape = [1] * y.ndim
     shape[channel_axis] = bias.shape[0]
     return y + jnp.broadcast_to(wide.reshape(shape), y.shape).astype(y.dtype)

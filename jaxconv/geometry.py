@@ -50,9 +50,13 @@ def to_tuple(
     return entries
 
 
+# Iterable, but never meant as a tuple of ints.
+_TEXT_OR_UNORDERED = str | bytes | dict | set | frozenset
+
+
 def to_ints(value: Any, name: str, minimum: int | None = None) -> tuple[int, ...] | None:
     """`value` as a tuple of ints of any length, or None if it is a single thing."""
-    if isinstance(value, str | bytes | dict | set | frozenset):
+    if isinstance(value, _TEXT_OR_UNORDERED):
         raise TypeError(f"`{name}` must be an int or a tuple of ints, got {value!r}")
     try:
         entries = tuple(value)
@@ -64,9 +68,7 @@ def to_ints(value: Any, name: str, minimum: int | None = None) -> tuple[int, ...
         except TypeError:
             raise TypeError(f"`{name}` must hold ints only, got {_shown(value)}") from None
         except ValueError:
-            raise ValueError(
-                f"`{name}` must be at least {minimum}, got {_shown(value)}"
-            ) from None
+            raise ValueError(f"`{name}` must be at least {minimum}, got {_shown(value)}") from None
     return tuple(operator.index(entry) for entry in entries)
 
 
@@ -95,7 +97,8 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 def check_padding_mode(padding_mode: Any, allowed: Sequence[str] = PADDING_MODES) -> None:
     if padding_mode not in allowed:
         options = ", ".join(repr(mode) for mode in allowed)
-        raise ValueError(f"`padding_mode` must be one of {options}, got {padding_mode!r}")
+        rule = f"one of {options}" if len(allowed) > 1 else options
+        raise ValueError(f"`padding_mode` must be {rule}, got {padding_mode!r}")
 
 
 DATA_FORMATS = ("channels_first", "channels_last")
@@ -209,10 +212,10 @@ def requested_output_size(
     rank = len(batch_shape) + 1 + n
     if len(sizes) == rank:
         sizes = sizes[len(batch_shape) : -1] if channels_last else sizes[-n:]
-    if len(sizes) != n:
+    elif len(sizes) != n:
         raise ValueError(
             f"`output_size` must have {n} or {rank} elements for an input of rank {rank}, "
-            f"got {tuple(output_size)!r}"
+            f"got {sizes}"
         )
     smallest = tuple(
         (i - 1) * s - 2 * p + d * (k - 1) + 1
@@ -232,14 +235,19 @@ def requested_output_size(
 
 def _to_sizes(output_size: Any) -> tuple[int, ...]:
     """`output_size` as a tuple; its entries may be symbolic."""
-    if isinstance(output_size, str) or not hasattr(output_size, "__len__"):
+    try:
+        sizes = None if isinstance(output_size, _TEXT_OR_UNORDERED) else tuple(output_size)
+    except TypeError:
+        sizes = None
+    if sizes is None:
         raise TypeError(
             "`output_size` must be a tuple of the spatial sizes, or the full shape, "
             f"got {output_size!r}"
         )
+    # Its scope tells a symbolic dimension from anything else that is no int.
     return tuple(
-        to_int(o, "output_size") if isinstance(o, bool | float) or hasattr(o, "__index__") else o
-        for o in output_size
+        size if hasattr(size, "scope") else to_int(size, f"output_size[{axis}]")
+        for axis, size in enumerate(sizes)
     )
 
 

@@ -56,9 +56,7 @@ def _common_arguments(layer: Any, lazy: bool) -> dict[str, Any]:
     }
     if not lazy:
         arguments["in_channels"] = to_int(layer.in_channels, "in_channels", minimum=0)
-    check_groups(
-        arguments["groups"], arguments.get("in_channels", 0), arguments["out_channels"]
-    )
+    check_groups(arguments["groups"], arguments.get("in_channels", 0), arguments["out_channels"])
     if not isinstance(layer.bias, bool):
         raise TypeError(f"`bias` must be a bool, got {layer.bias!r}")
     check_data_format(layer.data_format)
@@ -101,9 +99,7 @@ def apply_conv(layer: Any, input: Any, weight: Any, bias: Any) -> Any:
     )
 
 
-def apply_conv_transpose(
-    layer: Any, input: Any, weight: Any, bias: Any, output_size: Any
-) -> Any:
+def apply_conv_transpose(layer: Any, input: Any, weight: Any, bias: Any, output_size: Any) -> Any:
     return CONV_TRANSPOSE[layer.num_spatial_dims](
         input,
         weight,

@@ -99,14 +99,10 @@ class _ConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, input: jax.Array, output_size: Sequence[int] | None = None
-    ) -> jax.Array:
+    def __call__(self, input: jax.Array, output_size: Sequence[int] | None = None) -> jax.Array:
         in_channels = _in_channels(self, input, channels_in_weight=0)
         shape = layers.conv_transpose_weight_shape(self, in_channels)
-        return layers.apply_conv_transpose(
-            self, *_promoted_params(self, input, shape), output_size
-        )
+        return layers.apply_conv_transpose(self, *_promoted_params(self, input, shape), output_size)
 
 
 def _set_arguments(module: Any, arguments: Callable[..., dict[str, Any]]) -> None:

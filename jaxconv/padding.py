@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxconv.geometry import to_ints
@@ -34,16 +35,16 @@ def pad(
         axes, behind one or two others (channels, or batch and channels).
       pad: `(low, high)` of the last axis, then `(low, high)` of the last but one, and so on.
       mode: "constant", "reflect", "replicate" or "circular".
-      value: what constant mode fills in; None means 0.
+      value: what constant mode fills in, a number that the dtype can hold; None means 0.
 
     Returns:
       The padded array, of the same dtype.
 
     Raises:
-      TypeError: if `pad` is not made of ints.
+      TypeError: if `pad` is not made of ints, or `input` is no array.
       ValueError: if the mode is unknown, does not fit the rank, or takes no value; if an amount
-        is too large for the mode: reflect needs less than the axis, circular at most the
-        axis; if an axis is cropped by more than it has.
+        is too large for the mode: reflect needs less than the axis, circular at most what
+        cropping leaves of it; if an axis is cropped by more than it has.
 
     >>> pad(jnp.arange(1, 5), (2, 1)).tolist()
     [0, 0, 1, 2, 3, 4, 0]
@@ -53,7 +54,7 @@ def pad(
     if mode not in MODES:
         options = ", ".join(repr(name) for name in MODES)
         raise ValueError(f"`mode` must be one of {options}, got {mode!r}")
-    input = jnp.asarray(input)
+    input = to_array(input, "input")
     amounts = to_ints(pad, "pad")
     if amounts is None:
         raise TypeError(f"`pad` must be a tuple of ints, got {pad!r}")
@@ -70,27 +71,55 @@ def pad(
                 f"`pad` must cover all axes but one or two, at most three, when mode is "
                 f"{mode!r}, got {amounts} for an input of rank {input.ndim}"
             )
-        _check_not_empty(input.shape, num_axes, mode)
     pads = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     first = input.ndim - num_axes
+    axes = range(first, input.ndim)
     if mode == "constant":
-        return pad_constant(input, range(first, input.ndim), pads, 0 if value is None else value)
-    return pad_axes(input, range(first, input.ndim), pads, mode)
+        return pad_constant(input, axes, pads, _to_fill(value, input.dtype))
+    check_not_empty(input.shape[first - 1 :], mode)
+    _check_output(input.shape[first:], pads, mode)
+    return pad_axes(input, axes, pads, mode, "pad")
 
 
-def _check_not_empty(shape: tuple[int, ...], num_axes: int, mode: str) -> None:
-    """An empty batch can be padded by any mode, an empty channel or spatial axis by circular."""
-    unbatched = shape[-num_axes - 1 :]
-    if mode != "circular" and any(isinstance(size, int) and size == 0 for size in unbatched):
+def to_array(value: Any, name: str) -> jax.Array:
+    """`value` as an array; lists and numbers are refused, as torch refuses them."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"`{name}` must be an array, got {type(value).__name__}")
+    return jnp.asarray(value)
+
+
+def _to_fill(value: Any, dtype: Any) -> jax.Array:
+    """`value` as a scalar of `dtype`."""
+    try:
+        with np.errstate(over="raise"):
+            fill = jnp.asarray(0 if value is None else value, dtype)
+    except (TypeError, ValueError, OverflowError, FloatingPointError):
+        fill = None
+    if fill is None or fill.ndim or isinstance(value, str | bytes):
+        raise ValueError(f"`value` must be a number that {dtype} can hold, got {value!r}")
+    return fill
+
+
+def check_not_empty(unbatched_shape: Sequence[int], mode: str) -> None:
+    """Any mode pads an empty batch; only circular pads an empty channel or spatial axis."""
+    empty = any(isinstance(size, int) and size == 0 for size in unbatched_shape)
+    if empty and mode in ("reflect", "replicate"):
         raise ValueError(
-            f"`input` must not be empty, but for its batch axis, when mode is {mode!r}, "
-            f"got shape {shape}"
+            f"`input` must not be empty, but for its batch axis, when padding by {mode}, "
+            f"got channels and sizes {tuple(unbatched_shape)}"
         )
 
 
-def pad_constant(
-    x: jax.Array, axes: Sequence[int], pads: Pads, value: complex = 0
-) -> jax.Array:
+def _check_output(sizes: Sequence[int], pads: Pads, mode: str) -> None:
+    """Reflection and replication must leave something of at least one axis, as in torch."""
+    left = [size + low + high for size, (low, high) in zip(sizes, pads, strict=True)]
+    if mode != "circular" and all(isinstance(size, int) and size < 1 for size in left):
+        raise ValueError(
+            f"`pad` must leave at least 1 element, got {pads} for axes of {tuple(sizes)}"
+        )
+
+
+def pad_constant(x: jax.Array, axes: Sequence[int], pads: Pads, value: Any = 0) -> jax.Array:
     """Crop by the negative amounts, then fill `value` in for the positive ones."""
     for axis, (low, high) in zip(axes, pads, strict=True):
         x = crop(x, axis, max(-low, 0), max(-high, 0))
@@ -102,13 +131,19 @@ def pad_constant(
     return lax.pad(x, jnp.asarray(value, x.dtype), config)
 
 
-def pad_axes(x: jax.Array, axes: Sequence[int], pads: Pads, mode: str) -> jax.Array:
-    """Pad `axes` by `pads`, `(low, high)` each; `mode` is one of torch's padding modes."""
+def pad_axes(
+    x: jax.Array, axes: Sequence[int], pads: Pads, mode: str, name: str = "padding"
+) -> jax.Array:
+    """Pad `axes` by `pads`, `(low, high)` each, in one of torch's padding modes.
+
+    `name` is the argument that the amounts come from.
+    """
     if mode == "zeros":
         return pad_constant(x, axes, pads)
     pad_axis = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}[mode]
     for axis, (low, high) in zip(axes, pads, strict=True):
         if (low, high) != (0, 0):
+            _check_amounts(low, high, x.shape[axis], mode, name)
             x = pad_axis(x, axis, low, high)
     return x
 
@@ -129,25 +164,25 @@ def crop(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     return lax.slice_in_dim(x, low, size - high, axis=axis)
 
 
-def _too_large(mode: str, low: int, high: int, rule: str, size: int) -> ValueError:
-    return ValueError(
-        f"`padding` must be {rule} when padding by {mode}, got {(low, high)} "
+def _check_amounts(low: int, high: int, size: int, mode: str, name: str) -> None:
+    """Reflection and wrapping copy from what is there, once."""
+    if not isinstance(size, int):
+        return
+    cropped = size + min(low, 0) + min(high, 0)
+    if mode == "reflect" and max(low, high) >= size:
+        rule = "less than the size"
+    elif mode == "circular" and max(low, high, 0) > cropped:
+        rule = "at most the size that cropping leaves"
+    else:
+        return
+    raise ValueError(
+        f"`{name}` must be {rule} when padding by {mode}, got {(low, high)} "
         f"for an axis of size {size}"
     )
 
 
-def _check_result(low: int, high: int, size: int) -> None:
-    if isinstance(size, int) and size + low + high < 1:
-        raise ValueError(
-            f"`pad` must leave at least 1 element, got {(low, high)} for an axis of size {size}"
-        )
-
-
 def _reflect(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     size = x.shape[axis]
-    if isinstance(size, int) and max(low, high) >= size:
-        raise _too_large("reflect", low, high, "less than the size", size)
-    _check_result(low, high, size)
     parts = [x]
     if low > 0:
         parts.insert(0, lax.rev(lax.slice_in_dim(x, 1, low + 1, axis=axis), (axis,)))
@@ -159,7 +194,6 @@ def _reflect(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
 
 def _replicate(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     size = x.shape[axis]
-    _check_result(low, high, size)
     parts = [x]
     if low > 0:
         parts.insert(0, _repeat(lax.slice_in_dim(x, 0, 1, axis=axis), axis, low))
@@ -175,8 +209,6 @@ def _repeat(edge: jax.Array, axis: int, times: int) -> jax.Array:
 def _circular(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     x = crop(x, axis, max(-low, 0), max(-high, 0))
     low, high, size = max(low, 0), max(high, 0), x.shape[axis]
-    if isinstance(size, int) and max(low, high) > size:
-        raise _too_large("circular", low, high, "at most the size", size)
     parts = [x]
     if low > 0:
         parts.insert(0, lax.slice_in_dim(x, size - low, size, axis=axis))

@@ -1,12 +1,73 @@
-"""How a contraction is computed: one lax convolution, and the faster ways a platform needs."""
+"""How a contraction is computed: one lax convolution, and the faster ways a platform needs.
 
+A platform has a rule (`cpu.choose`) that reads the geometry and the channel counts and gives a
+plan: names of changes of variables (`changes`), then of a computation. `plans` carries it out.
+"""
+
+import functools
 from collections.abc import Callable
+from typing import Any
 
-from jaxconv.lowerings import direct
+import jax
+import jax.numpy as jnp
+
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings import cpu, direct, plans
 
 __all__ = ["direct", "platform_forms"]
 
+_RULES = {"cpu": cpu.choose}
 
-def platform_forms(result: str) -> dict[str, Callable]:
+
+def platform_forms(result: str) -> dict[str, Callable[..., jax.Array]]:
     """The platforms that choose a form of their own for the contraction giving `result`."""
-    return {}
+    return {
+        platform: functools.partial(_planned, choose, result) for platform, choose in _RULES.items()
+    }
+
+
+def _planned(
+    choose: Callable[..., plans.Plan],
+    result: str,
+    a: jax.Array,
+    b: jax.Array,
+    geometry: Geometry,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """The contraction by the plan that `choose` gives."""
+    options = {"precision": precision, "preferred_element_type": preferred_element_type}
+    plan = ("direct",)
+    if _is_static(a, b, geometry) and not _is_explicit(a, b, out_sharding):
+        plan = choose(result, geometry, *_channels(result, a, b, geometry))
+    if plan == ("direct",):
+        form = plans.DIRECT[result]
+        return form(a, b, geometry, out_sharding=out_sharding, **options)
+    # Sums over parts and taps run in float32, and are rounded once.
+    dtype = jnp.dtype(preferred_element_type or a.dtype)
+    if jnp.finfo(dtype).bits < 32:
+        options["preferred_element_type"] = jnp.dtype(jnp.float32)
+    return plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
+
+
+def _is_static(a: jax.Array, b: jax.Array, g: Geometry) -> bool:
+    """Whether all sizes are known, and there is something to compute."""
+    sizes = (*a.shape, *b.shape, *g.input_size, *g.output_size)
+    return all(isinstance(size, int) and size > 0 for size in sizes)
+
+
+def _is_explicit(a: jax.Array, b: jax.Array, out_sharding: Any) -> bool:
+    """Whether mesh axes are in the types: each operation would have to say how it is sharded."""
+    return out_sharding is not None or any(
+        array.sharding.mesh.explicit_axes for array in (jax.typeof(a), jax.typeof(b))
+    )
+
+
+def _channels(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[int, int]:
+    """Channels of x and of y."""
+    if result == "weight":
+        return a.shape[g.channel_axis], b.shape[g.channel_axis]
+    w = b.shape
+    return w[1] * g.groups, w[0]

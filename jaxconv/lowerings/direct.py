@@ -52,9 +52,7 @@ def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -
     """
     g = geometry
     padding, crops = [], []
-    for low, high, s, reach in zip(
-        g.padding_low, g.padding_high, g.stride, g.reach, strict=True
-    ):
+    for low, high, s, reach in zip(g.padding_low, g.padding_high, g.stride, g.reach, strict=True):
         # A symbolic leftover is at most stride - 1: pad by that, and crop to the size below.
         low, high = reach - low, reach - high if isinstance(high, int) else reach - low + s - 1
         padding.append((max(low, 0), max(high, 0)))

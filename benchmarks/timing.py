@@ -1,0 +1,46 @@
+"""Interleaved timing: every contestant runs in every round, so a slow minute slows them all."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def wait(result: Any) -> None:
+    """Until `result`, of JAX or torch, has been computed."""
+    leaves = jax.tree.leaves(result)
+    if leaves and isinstance(leaves[0], jax.Array):
+        jax.block_until_ready(result)
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _run(function: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call, over `repeats` calls issued one behind the other."""
+    result = None
+    start = time.perf_counter()
+    for _ in range(repeats):
+        result = function()
+    wait(result)
+    return (time.perf_counter() - start) / repeats
+
+
+def median_times(
+    functions: Mapping[str, Callable[[], Any]], seconds: float = 0.5, rounds: int = 7
+) -> dict[str, float]:
+    """Median seconds a call of each function, with about `seconds` for each in all."""
+    repeats = {}
+    for name, function in functions.items():
+        wait(function())
+        once = _run(function, 1)
+        repeats[name] = max(1, min(200, int(seconds / rounds / max(once, 1e-6))))
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(_run(function, repeats[name]))
+    return {name: statistics.median(values) for name, values in times.items()}

@@ -1,0 +1,300 @@
+"""Changes of variables of the trilinear form.
+
+A form T over x, w and y can often be written as a sum of forms over rearranged arrays,
+
+    T(x, w, y) = sum over i of  T_i(X_i(x), W_i(w), Y_i(y))
+
+with linear X, W and Y: a strided form is a sum of forms of stride 1 over every s-th element of x,
+for example. Each contraction of T then follows from the contractions of the T_i, for
+
+    conv(x, w)        = sum of Y_i'(conv_i(X_i(x), W_i(w)))
+    conv_input(y, w)  = sum of X_i'(conv_input_i(Y_i(y), W_i(w)))
+    conv_weight(x, y) = sum of W_i'(conv_weight_i(X_i(x), Y_i(y)))
+
+where ' is the transpose, which JAX works out. So a change is stated once, as X, W and Y, and serves
+all three. No change multiplies an element of one array with an element of another that the
+original form doesn't, save for zeros of padding: Inf and NaN stay where they belong.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.geometry import Geometry
+
+Pieces = list[jax.Array]
+
+
+class Change(NamedTuple):
+    """The geometries of the T_i, and X, W and Y, each from one array to a list of them."""
+
+    parts: list[Geometry]
+    x: Callable[[jax.Array], Pieces]
+    w: Callable[[jax.Array], Pieces]
+    y: Callable[[jax.Array], Pieces]
+
+
+def _same(array: jax.Array) -> Pieces:
+    return [array]
+
+
+def _replace_axis(g: Geometry, axis: int, **values: int) -> Geometry:
+    """`g` with other numbers along one spatial axis."""
+    changed = {
+        name: (*getattr(g, name)[:axis], value, *getattr(g, name)[axis + 1 :])
+        for name, value in values.items()
+    }
+    return dataclasses.replace(g, **changed)
+
+
+def fit(array: jax.Array, axis: int, low: int, size: int) -> jax.Array:
+    """Elements `-low` to `size - low` of an axis, with zeros where there are none."""
+    high = size - low - array.shape[axis]
+    if low < 0 or high < 0:
+        start, stop = max(-low, 0), array.shape[axis] + min(high, 0)
+        array = lax.slice_in_dim(array, start, max(stop, start), axis=axis)
+    config = [(0, 0, 0)] * array.ndim
+    config[axis] = (max(low, 0), max(size - max(low, 0) - array.shape[axis], 0), 0)
+    if config[axis] == (0, 0, 0):
+        return array
+    return lax.pad(array, jnp.zeros((), array.dtype), config)
+
+
+def _split_axis(array: jax.Array, axis: int, inner: int) -> jax.Array:
+    shape = array.shape
+    return array.reshape(*shape[:axis], shape[axis] // inner, inner, *shape[axis + 1 :])
+
+
+def _unstack(array: jax.Array, axis: int) -> Pieces:
+    """The elements of an axis as arrays; its transpose is one concatenation."""
+    pieces = lax.split(array, (1,) * array.shape[axis], axis=axis)
+    return [lax.squeeze(piece, (axis,)) for piece in pieces]
+
+
+def fit_input(g: Geometry) -> Change:
+    """Pad x by zeros and crop it to just what the windows cover."""
+    size = tuple(
+        (o - 1) * s + reach + 1
+        for o, s, reach in zip(g.output_size, g.stride, g.reach, strict=True)
+    )
+
+    def x_map(x):
+        for axis, low, covered in zip(g.spatial_axes, g.padding_low, size, strict=True):
+            x = fit(x, axis, low, covered)
+        return [x]
+
+    part = dataclasses.replace(g, input_size=size, padding_low=(0,) * g.num_spatial_dims)
+    return Change([part], x_map, _same, _same)
+
+
+def phases(g: Geometry, axis: int) -> Change:
+    """Along one axis: stride s as a sum over the s phases of x, each with stride 1.
+
+    Window q and tap t meet x at `j = q*s + t*d - low`. Of tap t, `t*d = e*s + r` says how many
+    whole strides it lies away and in which phase r: `j + low = (q + e)*s + r`. Taps of one phase are
+    `m = s/gcd(s, d)` apart, so that e grows by `d/gcd(s, d)` from one to the next: that is the
+    dilation of their part, over the elements `x[a*s + r - low]`.
+    """
+    s, d, k = g.stride[axis], g.dilation[axis], g.kernel_size[axis]
+    o, low = g.output_size[axis], g.padding_low[axis]
+    common = math.gcd(s, d)
+    apart, dilation = s // common, d // common
+    firsts = range(min(apart, k))  # The first tap of each phase that has any.
+    offsets = [divmod(t * d, s) for t in firsts]
+    counts = [len(range(t, k, apart)) for t in firsts]
+    sizes = [o + (count - 1) * dilation for count in counts]
+    rows = max(e + size for (e, _), size in zip(offsets, sizes, strict=True))
+    image_axis = g.spatial_axes[axis]
+
+    def x_map(x):
+        x = _split_axis(fit(x, image_axis, low, rows * s), image_axis, s)
+        by_phase = _unstack(x, image_axis + 1)
+        return [
+            fit(by_phase[phase], image_axis, -e, size)
+            for (e, phase), size in zip(offsets, sizes, strict=True)
+        ]
+
+    def w_map(w):
+        return [
+            lax.slice_in_dim(w, t, t + (count - 1) * apart + 1, apart, axis=2 + axis)
+            for t, count in zip(firsts, counts, strict=True)
+        ]
+
+    def y_map(y):
+        return [y] * len(firsts)
+
+    parts = [
+        _replace_axis(
+            g,
+            axis,
+            input_size=size,
+            kernel_size=count,
+            stride=1,
+            padding_low=0,
+            dilation=dilation,
+        )
+        for size, count in zip(sizes, counts, strict=True)
+    ]
+    return Change(parts, x_map, w_map, y_map)
+
+
+def stride_to_channels(g: Geometry, axis: int) -> Change:
+    """Along one axis of dilation 1: the s phases of x as s times the channels, with stride 1.
+
+    The kernel must be a multiple of the stride, else some phases had taps that others lack.
+    """
+    s, k, o = g.stride[axis], g.kernel_size[axis], g.output_size[axis]
+    rows = o + k // s - 1
+    image_axis = g.spatial_axes[axis]
+
+    def x_map(x):
+        x = fit(x, image_axis, g.padding_low[axis], rows * s)
+        return [_into_channels(_split_axis(x, image_axis, s), image_axis + 1, g)]
+
+    def w_map(w):
+        return [_into_weight_channels(_split_axis(w, 2 + axis, s), 3 + axis)]
+
+    part = _replace_axis(g, axis, input_size=rows, kernel_size=k // s, stride=1, padding_low=0)
+    return Change([part], x_map, w_map, _same)
+
+
+def taps_to_channels(g: Geometry, axis: int) -> Change:
+    """Along one axis: the k elements that a window meets as k times the channels."""
+    k, o, d, s = g.kernel_size[axis], g.output_size[axis], g.dilation[axis], g.stride[axis]
+    image_axis = g.spatial_axes[axis]
+    covered = (o - 1) * s + d * (k - 1) + 1
+
+    def x_map(x):
+        x = fit(x, image_axis, g.padding_low[axis], covered)
+        taps = [
+            lax.slice_in_dim(x, t * d, t * d + (o - 1) * s + 1, s, axis=image_axis)
+            for t in range(k)
+        ]
+        return [_into_channels(jnp.stack(taps, image_axis + 1), image_axis + 1, g)]
+
+    def w_map(w):
+        # The kernel's axis becomes one of length 1 and a factor of the channels.
+        return [_into_weight_channels(jnp.expand_dims(w, 2 + axis), 3 + axis)]
+
+    part = _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+    return Change([part], x_map, w_map, _same)
+
+
+def _into_channels(x: jax.Array, axis: int, g: Geometry) -> jax.Array:
+    """`x`, which has one axis more, with that axis made a factor of each group's channels."""
+    channel_axis = x.ndim - 1 if g.channels_last else 1
+    size, channels = x.shape[axis], x.shape[channel_axis]
+    x = jnp.moveaxis(x, axis, channel_axis - 1 if g.channels_last else 1)
+    if g.channels_last:
+        *shape, _, _ = x.shape
+        if g.groups > 1:
+            x = x.reshape(*shape, size, g.groups, channels // g.groups)
+            x = jnp.swapaxes(x, -2, -3)
+        return x.reshape(*shape, size * channels)
+    batch, _, _, *shape = x.shape
+    if g.groups > 1:
+        x = x.reshape(batch, size, g.groups, channels // g.groups, *shape)
+        x = jnp.swapaxes(x, 1, 2)
+    return x.reshape(batch, size * channels, *shape)
+
+
+def _into_weight_channels(w: jax.Array, axis: int) -> jax.Array:
+    """`w`, which has one axis more, with that axis made the outer factor of its input channels."""
+    w = jnp.moveaxis(w, axis, 1)
+    return w.reshape(w.shape[0], w.shape[1] * w.shape[2], *w.shape[3:])
+
+
+def sum_over_taps(g: Geometry, axis: int) -> Change:
+    """Along one axis: one part for each tap, with a kernel of 1 and stride 1."""
+    k, o, d, s = g.kernel_size[axis], g.output_size[axis], g.dilation[axis], g.stride[axis]
+    image_axis = g.spatial_axes[axis]
+    covered = (o - 1) * s + d * (k - 1) + 1
+
+    def x_map(x):
+        x = fit(x, image_axis, g.padding_low[axis], covered)
+        return [
+            lax.slice_in_dim(x, t * d, t * d + (o - 1) * s + 1, s, axis=image_axis)
+            for t in range(k)
+        ]
+
+    def w_map(w):
+        return list(lax.split(w, (1,) * k, axis=2 + axis))
+
+    part = _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+    return Change([part] * k, x_map, w_map, lambda y: [y] * k)
+
+
+def first_axis_to_batch(g: Geometry) -> Change:
+    """A first spatial axis along which nothing happens, as part of the batch."""
+
+    def image_map(image):
+        if not g.channels_last:
+            image = jnp.swapaxes(image, 1, 2)
+        return [image.reshape(-1, *image.shape[2:])]
+
+    part = dataclasses.replace(
+        g,
+        **{
+            name: getattr(g, name)[1:]
+            for name in (
+                "input_size",
+                "kernel_size",
+                "output_size",
+                "stride",
+                "padding_low",
+                "dilation",
+            )
+        },
+    )
+    return Change([part], image_map, lambda w: [lax.squeeze(w, (2,))], image_map)
+
+
+def dilation_to_batch(g: Geometry, axis: int) -> Change:
+    """Along one axis of stride 1 and an output that d divides: the d residues as d times the batch.
+
+    Windows d apart share elements, others never: `q = a*d + r` meets `x[(a + t)*d + r - low]`.
+    """
+    d, k, o = g.dilation[axis], g.kernel_size[axis], g.output_size[axis]
+    rows = o // d
+    image_axis = g.spatial_axes[axis]
+
+    def into_batch(image):
+        image = jnp.moveaxis(_split_axis(image, image_axis, d), image_axis + 1, 1)
+        return [image.reshape(-1, *image.shape[2:])]
+
+    def x_map(x):
+        return into_batch(fit(x, image_axis, g.padding_low[axis], (rows + k - 1) * d))
+
+    part = _replace_axis(
+        g, axis, input_size=rows + k - 1, output_size=rows, padding_low=0, dilation=1
+    )
+    return Change([part], x_map, _same, into_batch)
+
+
+def each_group(g: Geometry) -> Change:
+    """One part for each group."""
+    part = dataclasses.replace(g, groups=1)
+
+    def image_map(image):
+        channels = image.shape[g.channel_axis] // g.groups
+        return list(lax.split(image, (channels,) * g.groups, axis=g.channel_axis))
+
+    def w_map(w):
+        return list(lax.split(w, (w.shape[0] // g.groups,) * g.groups, axis=0))
+
+    return Change([part] * g.groups, image_map, w_map, image_map)
+
+
+def last(g: Geometry) -> Change:
+    """Channels last."""
+    part = dataclasses.replace(g, channels_last=True)
+
+    def image_map(image):
+        return [jnp.moveaxis(image, 1, -1)]
+
+    return Change([part], image_map, _same, image_map)

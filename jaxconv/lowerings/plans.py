@@ -1,0 +1,172 @@
+"""Carrying out a plan: changes of variables one after the other, then one way to compute."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings import changes, direct, products, taps
+from jaxconv.lowerings.changes import Change
+
+OPERANDS = {
+    "output": ("input", "weight"),
+    "input": ("output", "weight"),
+    "weight": ("input", "output"),
+}
+Plan = tuple[str, ...]
+"""Names of changes, each applied to every part that it fits, and last the name of a computation."""
+
+
+def carry_out(
+    plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, **options: Any
+) -> jax.Array:
+    """The contraction giving `result`, computed as `plan` says."""
+    for position, name in enumerate(plan[:-1]):
+        change = _change(name, g, result)
+        if change is not None:
+            return _changed(change, plan[position:], result, a, b, g, options)
+    return _COMPUTATIONS[plan[-1]](result, a, b, g, options)
+
+
+def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
+    maps = {"input": change.x, "weight": change.w, "output": change.y}
+    first, second = OPERANDS[result]
+    results = [
+        carry_out(plan, result, *operands, part, **options)
+        for *operands, part in zip(maps[first](a), maps[second](b), change.parts, strict=True)
+    ]
+    like = jax.eval_shape(lambda a, b: DIRECT[result](a, b, g, **options), a, b)
+    return jax.linear_transpose(maps[result], like)(results)[0]
+
+
+def _change(name: str, g: Geometry, result: str) -> Change | None:
+    """The change of that name along the first axis that it fits, or None."""
+    name, _, which = name.partition(":")
+    n = g.num_spatial_dims
+    axes = [int(which) % n] if which else list(range(n))
+    for axis in axes:
+        change = _CHANGES[name](g, axis, result)
+        if change is not None:
+            return change
+    return None
+
+
+def _is_pointwise(g: Geometry, axis: int) -> bool:
+    """Whether an output element along an axis meets just the input element at its place."""
+    return (
+        g.kernel_size[axis] == 1
+        and g.stride[axis] == 1
+        and g.padding_low[axis] == 0
+        and g.input_size[axis] == g.output_size[axis]
+    )
+
+
+def _phases(g: Geometry, axis: int, result: str) -> Change | None:
+    return changes.phases(g, axis) if g.stride[axis] > 1 else None
+
+
+def _stride_to_channels(g: Geometry, axis: int, result: str) -> Change | None:
+    s, k = g.stride[axis], g.kernel_size[axis]
+    if s == 1 or k % s or g.dilation[axis] != 1:
+        return None
+    return changes.stride_to_channels(g, axis)
+
+
+def _taps_to_channels(g: Geometry, axis: int, result: str) -> Change | None:
+    return None if _is_pointwise(g, axis) else changes.taps_to_channels(g, axis)
+
+
+def _sum_over_taps(g: Geometry, axis: int, result: str) -> Change | None:
+    return None if _is_pointwise(g, axis) else changes.sum_over_taps(g, axis)
+
+
+def _axis_to_batch(g: Geometry, axis: int, result: str) -> Change | None:
+    if axis or g.num_spatial_dims == 1 or not _is_pointwise(g, 0):
+        return None
+    return changes.first_axis_to_batch(g)
+
+
+def _dilation_to_batch(g: Geometry, axis: int, result: str) -> Change | None:
+    d = g.dilation[axis]
+    if d == 1 or g.stride[axis] != 1 or g.output_size[axis] % d:
+        return None
+    return changes.dilation_to_batch(g, axis)
+
+
+def _groups(g: Geometry, axis: int, result: str) -> Change | None:
+    return changes.each_group(g) if g.groups > 1 else None
+
+
+def _last(g: Geometry, axis: int, result: str) -> Change | None:
+    return None if g.channels_last else changes.last(g)
+
+
+def _fit(g: Geometry, axis: int, result: str) -> Change | None:
+    if not any(g.padding_low) and not any(g.padding_high):
+        return None
+    return changes.fit_input(g)
+
+
+_CHANGES: dict[str, Callable[[Geometry, int, str], Change | None]] = {
+    "phases": _phases,
+    "stride_to_channels": _stride_to_channels,
+    "taps_to_channels": _taps_to_channels,
+    "sum_over_taps": _sum_over_taps,
+    "axis_to_batch": _axis_to_batch,
+    "dilation_to_batch": _dilation_to_batch,
+    "groups": _groups,
+    "last": _last,
+    "fit": _fit,
+}
+
+
+# Computations.
+
+
+DIRECT = {
+    "output": direct.conv,
+    "input": direct.conv_input,
+    "weight": direct.conv_weight,
+}
+_PRODUCTS = {
+    "output": products.conv,
+    "input": products.conv_input,
+    "weight": products.conv_weight,
+}
+
+
+def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
+    forms = _PRODUCTS if products.fits(g) else DIRECT
+    return forms[result](a, b, g, **options)
+
+
+def _compute_taps(result: str, a, b, g: Geometry, options) -> jax.Array:
+    options = {"preferred_element_type": options.get("preferred_element_type")}
+    if result == "weight":
+        return taps.conv_weight(a, b, g, **options)
+    if result == "output":
+        return taps.conv(a, b, g, **options)
+    return taps.conv(*_mirrored(a, b, g), **options)
+
+
+def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
+    """`conv_input` of stride 1 as a convolution over a padded y, with the kernel reversed."""
+    crop = tuple(r - low for r, low in zip(g.reach, g.padding_low, strict=True))
+    for axis, low, i, r in zip(g.spatial_axes, crop, g.input_size, g.reach, strict=True):
+        y = changes.fit(y, axis, low, i + r)
+    groups, (out_channels, in_per_group, *k) = g.groups, w.shape
+    w = w.reshape(groups, out_channels // groups, in_per_group, *k).swapaxes(1, 2)
+    w = w.reshape(groups * in_per_group, out_channels // groups, *k)
+    mirrored = dataclasses.replace(
+        g,
+        input_size=tuple(i + r for i, r in zip(g.input_size, g.reach, strict=True)),
+        output_size=g.input_size,
+        padding_low=(0,) * g.num_spatial_dims,
+    )
+    return y, lax.rev(w, tuple(range(2, w.ndim))), mirrored
+
+
+_COMPUTATIONS = {"direct": _compute_direct, "taps": _compute_taps}
