@@ -34,7 +34,7 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed-%: pyproject.toml | .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$*]"
 	touch $@
 
 .venv:

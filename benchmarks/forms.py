@@ -4,15 +4,17 @@
 """
 
 import argparse
+import functools
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 
 from benchmarks.contestants import DTYPES, spread
-from benchmarks.timing import median_times, wait
+from benchmarks.timing import median_times
 from benchmarks.workloads import WORKLOADS, Workload
 from jaxconv.geometry import (
     Geometry,
@@ -63,6 +65,27 @@ def geometry_of(workload: Workload) -> tuple[Geometry, int, int]:
     return Geometry(x_size, k, y_size, s, p, d, workload.groups, True), *channels
 
 
+def _worthwhile(name: str, pattern: str, g: Geometry, c: int) -> bool:
+    """Whether a plan is asked for, and does not unroll beyond reason."""
+    if name == "direct":
+        return True
+    if pattern and not re.search(pattern, name):
+        return False
+    if name == "taps":
+        return c // g.groups <= 8 and g.groups > 1
+    if "im2col" in name or "products" in name:
+        return g.taps <= 130
+    return not name.startswith("groups") or 1 < g.groups <= 40
+
+
+def _compile(lowered):
+    start = time.perf_counter()
+    try:
+        return lowered.compile(), time.perf_counter() - start
+    except Exception as error:
+        return None, str(error)[:100]
+
+
 def time_forms(workload, batch, dtype, roles, seconds, names):
     g, c, o = geometry_of(workload)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -75,35 +98,27 @@ def time_forms(workload, batch, dtype, roles, seconds, names):
     rows = {}
     for role in roles:
         a, b = (arrays[r] for r in plans.OPERANDS[role])
-        functions, compile_times, texts = {}, {}, {}
+        lowered, texts = {}, set()
         for name, plan in PLANS.items():
-            if names and name != "direct" and not re.search(names, name):
-                continue
-            if name in ("taps",) and (g.taps * c // g.groups > 130 or c // g.groups > 8):
-                continue
-            if "im2col" in name and g.taps > 400:
-                continue
-            if name.startswith("groups") and g.groups > 40:
+            if not _worthwhile(name, names, g, c):
                 continue
 
             def form(a, b, plan=plan, role=role):
                 return plans.carry_out(plan, role, a, b, g)
 
-            try:
-                start = time.perf_counter()
-                lowered = jax.jit(form).lower(a, b)
-                text = lowered.as_text()
-                if text in texts.values():
-                    continue
-                texts[name] = text
-                compiled = lowered.compile()
-                compile_times[name] = time.perf_counter() - start
-                if compile_times[name] > 20:
-                    print("slow compile", name, compile_times[name])
-                wait(compiled(a, b))
-                functions[name] = lambda compiled=compiled, a=a, b=b: compiled(a, b)
-            except Exception as error:
-                print(workload.name, role, name, type(error).__name__, str(error)[:100])
+            candidate = jax.jit(form).lower(a, b)
+            if candidate.as_text() not in texts:
+                texts.add(candidate.as_text())
+                lowered[name] = candidate
+        with ThreadPoolExecutor(8) as pool:
+            compiled = dict(zip(lowered, pool.map(_compile, lowered.values()), strict=True))
+        functions, compile_times = {}, {}
+        for name, (executable, seconds_taken) in compiled.items():
+            if executable is None:
+                print(workload.name, role, name, "failed", seconds_taken)
+                continue
+            compile_times[name] = seconds_taken
+            functions[name] = functools.partial(executable, a, b)
         times = median_times(functions, seconds, 5)
         rows[role] = {k: (v, compile_times[k]) for k, v in times.items()}
         base = times["direct"]

@@ -160,13 +160,13 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
         role for role, axis in zip(contraction.operands, axes, strict=True) if axis is not None
     } | {contraction.result}
     places = _fold_places(mapped, geometry)
-    folded = [
+    first, second = [
         operand if axis is None else _fold(jnp.moveaxis(operand, axis, 0), *places[role])
         for role, operand, axis in zip(contraction.operands, operands, axes, strict=True)
     ]
     if len(mapped) == 3:
         params["geometry"] = dataclasses.replace(geometry, groups=geometry.groups * size)
-    result = _contract(contraction, *folded, **params)
+    result = _contract(contraction, first, second, **params)
     return _unfold(result, size, *places[contraction.result]), 0
 
 

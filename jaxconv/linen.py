@@ -70,7 +70,8 @@ class _Conv(nn.Module):
     @nn.compact
     def __call__(self, input: jax.Array) -> jax.Array:
         shape = layers.conv_weight_shape(self, _in_channels(self, input, channels_in_weight=1))
-        return layers.apply_conv(self, *_promoted_params(self, input, shape))
+        input, weight, bias = _promoted_params(self, input, shape)
+        return layers.apply_conv(self, input, weight, bias)
 
 
 class _ConvTranspose(nn.Module):
@@ -102,7 +103,8 @@ class _ConvTranspose(nn.Module):
     def __call__(self, input: jax.Array, output_size: Sequence[int] | None = None) -> jax.Array:
         in_channels = _in_channels(self, input, channels_in_weight=0)
         shape = layers.conv_transpose_weight_shape(self, in_channels)
-        return layers.apply_conv_transpose(self, *_promoted_params(self, input, shape), output_size)
+        input, weight, bias = _promoted_params(self, input, shape)
+        return layers.apply_conv_transpose(self, input, weight, bias, output_size)
 
 
 def _set_arguments(module: Any, arguments: Callable[..., dict[str, Any]]) -> None:
@@ -131,7 +133,7 @@ def _promoted_params(module: Any, input: Any, weight_shape: tuple[int, ...]) -> 
     if module.bias:
         bias_init = module.bias_init or init.torch_bias(weight_shape)
         bias = module.param("bias", bias_init, (module.out_channels,), module.param_dtype)
-    return promote_dtype(input, weight, bias, dtype=module.dtype)
+    return tuple(promote_dtype(input, weight, bias, dtype=module.dtype))
 
 
 class Conv2d(_Conv):

@@ -11,7 +11,7 @@ import torch
 from jaxconv import contractions
 from jaxconv.geometry import Geometry
 from tests import oracle
-from tests.cases import all_cases, few_cases
+from tests.cases import all_cases, few_cases, fewest_cases
 
 TOLERANCE = 1e-12
 
@@ -49,7 +49,7 @@ def test_gradients_in_other_dtypes_equal_torch(case, dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@few_cases
+@fewest_cases
 def test_half_precision_gradients_are_rounded_once(case, dtype):
     """Within two roundings of float64 gradients of the same numbers: sums run in float32."""
     arrays = [jnp.asarray(array).astype(dtype) for array in case.arrays()]
@@ -67,7 +67,7 @@ def test_half_precision_gradients_are_rounded_once(case, dtype):
         oracle.assert_close(gradient.astype(jnp.float64), exact, 2 * float(jnp.finfo(dtype).eps))
 
 
-@few_cases
+@fewest_cases
 def test_second_derivatives_equal_torch(case):
     """The gradient of the squared norm of the gradients of sum(output**3)."""
     arrays = case.arrays()
@@ -88,7 +88,7 @@ def test_second_derivatives_equal_torch(case):
         oracle.assert_close(gradient, oracle.to_numpy(expected_gradient), TOLERANCE)
 
 
-@all_cases
+@few_cases
 def test_forward_mode_is_the_transpose_of_reverse_mode(case):
     """<cotangent, jvp(tangents)> = <vjp(cotangent), tangents>."""
     arrays, tangents = case.arrays(seed=1), case.arrays(seed=2)

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import cpu, direct, plans
+from jaxconv.lowerings import cpu, direct, gpu, plans
 
 __all__ = ["direct", "platform_forms"]
 
-_RULES = {"cpu": cpu.choose}
+_RULES = {"cpu": cpu.choose, "cuda": gpu.choose}
 
 
 def platform_forms(result: str) -> dict[str, Callable[..., jax.Array]]:
@@ -41,7 +41,7 @@ def _planned(
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     plan = ("direct",)
     if _is_static(a, b, geometry) and not _is_explicit(a, b, out_sharding):
-        plan = choose(result, geometry, *_channels(result, a, b, geometry))
+        plan = choose(result, geometry, *_channels(result, a, b, geometry), a.dtype)
     if plan == ("direct",):
         form = plans.DIRECT[result]
         return form(a, b, geometry, out_sharding=out_sharding, **options)

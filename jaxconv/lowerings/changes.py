@@ -96,7 +96,7 @@ def phases(g: Geometry, axis: int) -> Change:
     """Along one axis: stride s as a sum over the s phases of x, each with stride 1.
 
     Window q and tap t meet x at `j = q*s + t*d - low`. Of tap t, `t*d = e*s + r` says how many
-    whole strides it lies away and in which phase r: `j + low = (q + e)*s + r`. Taps of one phase are
+    whole strides it lies away and in which phase r: `j + low = (q + e)*s + r`. Taps of a phase are
     `m = s/gcd(s, d)` apart, so that e grows by `d/gcd(s, d)` from one to the next: that is the
     dilation of their part, over the elements `x[a*s + r - low]`.
     """

@@ -1,15 +1,16 @@
 """Which plan XLA:CPU runs fastest, by shape. The measurements are in `benchmarks/NOTES.md`.
 
-XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes, neither of which
-takes
-groups; everything else is a naive loop. So groups are taken apart, three axes become two, strides of transposed convolutions become phases (which saves multiplying zeros), and few channels
-per group become plain arithmetic across the groups.
+XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes. Neither takes
+groups; all else is a naive loop. So groups are taken apart, three axes become two, strides of
+transposed convolutions become phases (which saves multiplying zeros), and few channels per group
+become plain arithmetic across the groups.
 """
 
 import math
+from typing import Any
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.plans import Plan
+from jaxconv.lowerings.plans import Plan, divides
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -24,9 +25,10 @@ FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
 
-def choose(result: str, g: Geometry, in_channels: int, out_channels: int) -> Plan:
+def choose(result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
+    del dtype  # The ranking is the same for all.
     layout = () if g.channels_last else ("last",)
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups == 1:
@@ -55,7 +57,7 @@ def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
     by_depth = ("taps_to_channels:0", "axis_to_batch", "direct")
     if set(g.stride) == {1}:
         return by_depth
-    if _divides(g) and g.kernel_size == g.stride:
+    if divides(g) and g.kernel_size == g.stride:
         return ("stride_to_channels", "direct")
     if result == "output":
         return by_depth
@@ -63,14 +65,14 @@ def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
         if c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
             return ("phases", "sum_over_taps", "direct")
         return by_depth
-    if _divides(g):
+    if divides(g):
         return ("stride_to_channels", *by_depth)
     return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
 
 
 def _dense_output(g: Geometry, c: int, o: int) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
-    if run < 32 and _divides(g) and g.kernel_size == g.stride:
+    if run < 32 and divides(g) and g.kernel_size == g.stride:
         return ("stride_to_channels", "direct")
     if g.num_spatial_dims == 2 and (run < 32 or _many_channels(g, c, o)):
         return ("taps_to_channels:0", "axis_to_batch", "direct")
@@ -82,7 +84,7 @@ def _dense_input(g: Geometry, c: int, o: int) -> Plan:
         if g.num_spatial_dims == 2 and _many_channels(g, c, o):
             return ("taps_to_channels:0", "axis_to_batch", "direct")
         return ("direct",)
-    if _divides(g):
+    if divides(g):
         return ("stride_to_channels", "direct")
     if c < 8:
         return ("phases", "taps_to_channels", "direct")
@@ -94,19 +96,11 @@ def _dense_weight(g: Geometry, c: int, o: int) -> Plan:
         if _many_channels(g, c, o) and g.taps <= FEW_TAPS:
             return ("sum_over_taps", "direct")
         return ("direct",)
-    if _divides(g):
+    if divides(g):
         return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
     if c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
     return ("direct",)
-
-
-def _divides(g: Geometry) -> bool:
-    """Whether stride can go into the channels along every axis that has one."""
-    return all(
-        s == 1 or (d == 1 and k % s == 0)
-        for k, s, d in zip(g.kernel_size, g.stride, g.dilation, strict=True)
-    )
 
 
 def _many_channels(g: Geometry, c: int, o: int) -> bool:

@@ -35,8 +35,8 @@ def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options
     maps = {"input": change.x, "weight": change.w, "output": change.y}
     first, second = OPERANDS[result]
     results = [
-        carry_out(plan, result, *operands, part, **options)
-        for *operands, part in zip(maps[first](a), maps[second](b), change.parts, strict=True)
+        carry_out(plan, result, part_a, part_b, part, **options)
+        for part_a, part_b, part in zip(maps[first](a), maps[second](b), change.parts, strict=True)
     ]
     like = jax.eval_shape(lambda a, b: DIRECT[result](a, b, g, **options), a, b)
     return jax.linear_transpose(maps[result], like)(results)[0]
@@ -54,6 +54,14 @@ def _change(name: str, g: Geometry, result: str) -> Change | None:
     return None
 
 
+def divides(g: Geometry) -> bool:
+    """Whether stride can go into the channels along every axis that has one."""
+    return all(
+        s == 1 or (d == 1 and k % s == 0)
+        for k, s, d in zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    )
+
+
 def _is_pointwise(g: Geometry, axis: int) -> bool:
     """Whether an output element along an axis meets just the input element at its place."""
     return (
@@ -69,10 +77,8 @@ def _phases(g: Geometry, axis: int, result: str) -> Change | None:
 
 
 def _stride_to_channels(g: Geometry, axis: int, result: str) -> Change | None:
-    s, k = g.stride[axis], g.kernel_size[axis]
-    if s == 1 or k % s or g.dilation[axis] != 1:
-        return None
-    return changes.stride_to_channels(g, axis)
+    s, k, d = g.stride[axis], g.kernel_size[axis], g.dilation[axis]
+    return changes.stride_to_channels(g, axis) if s > 1 and d == 1 and k % s == 0 else None
 
 
 def _taps_to_channels(g: Geometry, axis: int, result: str) -> Change | None:

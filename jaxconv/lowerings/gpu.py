@@ -1,0 +1,65 @@
+"""Which plan is fastest on an NVIDIA GPU, by shape. The measurements are in `benchmarks/NOTES.md`.
+
+cuDNN is good at dense convolutions over one or two axes, forward and backward, and at depthwise
+ones over two axes with the kernels it has code for. The rest is brought to these, to one matrix
+product, or to plain arithmetic over the taps.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings.plans import Plan, divides
+
+FEW_CHANNELS = 4
+"""Products of a group's channel counts up to this are too small for a matrix product."""
+
+FEW_TAPS = 64
+"""Kernels up to this many taps are taken apart tap by tap."""
+
+
+def choose(result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any) -> Plan:
+    """The plan for the contraction giving `result`, of x with `in_channels` and y with
+    `out_channels`."""
+    c, o = in_channels // g.groups, out_channels // g.groups
+    if g.groups > 1 and c * o <= FEW_CHANNELS:
+        return _depthwise(result, g, c * o, dtype)
+    if g.groups == 2:
+        return ("groups", *_dense(result, g))
+    if g.groups > 1:
+        return ("direct",)
+    return _dense(result, g)
+
+
+def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any) -> Plan:
+    by_taps = ("phases", "fit", "taps") if g.taps <= FEW_TAPS else ("direct",)
+    if g.num_spatial_dims == 3:
+        return ("sum_over_taps:0", "axis_to_batch", "direct") if multiplier == 1 else by_taps
+    if g.num_spatial_dims == 1 or multiplier > 1 or not _cudnn_has_depthwise(g):
+        return by_taps
+    if result == "weight" and g.taps > 25 and jnp.dtype(dtype) == jnp.float32:
+        return by_taps
+    return ("direct",)
+
+
+def _cudnn_has_depthwise(g: Geometry) -> bool:
+    """Square odd kernels up to 7, stride 1 or 2, no dilation; larger ones are slow either way."""
+    (k, other) = g.kernel_size
+    if k > 7 or other > 7:
+        return True
+    return k == other and k % 2 == 1 and max(g.stride) <= 2 and max(g.dilation) == 1
+
+
+def _dense(result: str, g: Geometry) -> Plan:
+    if g.kernel_size == g.stride and g.taps > 1 and divides(g):
+        return ("stride_to_channels", "direct")
+    if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
+        return ("taps_to_channels:0", "axis_to_batch", "direct")
+    if result == "weight" and max(g.dilation) > 1 and set(g.stride) == {1}:
+        # cuDNN's weight gradient is slow when dilated.
+        if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):
+            return ("dilation_to_batch", "direct")
+        if g.taps <= FEW_TAPS:
+            return ("sum_over_taps", "direct")
+    return ("direct",)
