@@ -34,7 +34,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, dtype:
     if g.groups == 1:
         return layout + _dense(result, g, c, o)
     if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
-        return (*layout, "phases", "fit", "taps")
+        return (*layout, "phases", "fit", "taps_copying_weights")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o))
     if g.taps <= FEW_TAPS:

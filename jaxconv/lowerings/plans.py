@@ -1,6 +1,7 @@
 """Carrying out a plan: changes of variables one after the other, then one way to compute."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -149,13 +150,13 @@ def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
     return forms[result](a, b, g, **options)
 
 
-def _compute_taps(result: str, a, b, g: Geometry, options) -> jax.Array:
-    options = {"preferred_element_type": options.get("preferred_element_type")}
+def _compute_taps(result: str, a, b, g: Geometry, options, copy_weights: bool = False) -> jax.Array:
+    dtype = options.get("preferred_element_type")
     if result == "weight":
-        return taps.conv_weight(a, b, g, **options)
-    if result == "output":
-        return taps.conv(a, b, g, **options)
-    return taps.conv(*_mirrored(a, b, g), **options)
+        return taps.conv_weight(a, b, g, preferred_element_type=dtype)
+    if result == "input":
+        a, b, g = _mirrored(a, b, g)
+    return taps.conv(a, b, g, copy_weights=copy_weights, preferred_element_type=dtype)
 
 
 def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
@@ -175,4 +176,8 @@ def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
     return y, lax.rev(w, tuple(range(2, w.ndim))), mirrored
 
 
-_COMPUTATIONS = {"direct": _compute_direct, "taps": _compute_taps}
+_COMPUTATIONS = {
+    "direct": _compute_direct,
+    "taps": _compute_taps,
+    "taps_copying_weights": functools.partial(_compute_taps, copy_weights=True),
+}

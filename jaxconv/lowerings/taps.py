@@ -18,22 +18,39 @@ UNROLLED = 64
 """Taps written out one by one; a larger kernel loops, so that it compiles as fast."""
 
 
-def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
-    """y, from w and an x that is padded already."""
+def conv(
+    x: jax.Array, w: jax.Array, geometry: Geometry, *, copy_weights: bool, **options: Any
+) -> jax.Array:
+    """y, from w and an x that is padded already.
+
+    `copy_weights` lays the weights out by tap before the loop over the image. XLA:CPU would fuse
+    that transpose into the loop, which then reads them across and isn't vectorised (3 times
+    slower); a `lax.map` is never fused.
+    """
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
+    # Without the barrier, XLA replaces slices of the padded x by several pads.
+    x = lax.optimization_barrier(x)
     channels = [
         c.astype(dtype) for c in _unstack(_by_place_in_group(x, g.channel_axis, g.groups), g)
     ]
-    weights = _by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
+    by_place = _by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
+    by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
+
+    def at_tap(tap: Any) -> jax.Array:
+        return lax.dynamic_index_in_dim(by_place, tap, axis=3, keepdims=False)
+
+    weights = lax.map(at_tap, jnp.arange(g.taps)) if copy_weights else None
+    inner = g.taps // g.kernel_size[0]
 
     def terms(first: Any, size: int) -> jax.Array:
         """The sum over taps `first` to `first + size` of the first axis."""
         total = None
-        chosen = lax.dynamic_slice_in_dim(weights, first, size, axis=3)
         for i, image in enumerate(channels):
-            for tap, window in _windows(image, g, first, size):
-                term = _broadcast_mul(window, chosen[(slice(None), slice(None), i, *tap)], g)
+            for number, window in enumerate(_windows(image, g, first, size)):
+                tap = first * inner + number
+                weight = at_tap(tap) if weights is None else weights[tap]
+                term = _broadcast_mul(window, weight[:, i], g)
                 total = term if total is None else total + term
         return cast(jax.Array, total)
 
@@ -50,10 +67,11 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     """w, from y and an x that is padded already."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
+    x = lax.optimization_barrier(x)
     channels = [
         c.astype(dtype) for c in _unstack(_by_place_in_group(x, g.channel_axis, g.groups), g)
     ]
-    y = _by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
+    y = lax.optimization_barrier(_by_place_in_group(y, g.channel_axis, g.groups)).astype(dtype)
     kept = (y.ndim - 2, y.ndim - 1) if g.channels_last else (1, 2)
     summed = tuple(axis for axis in range(y.ndim) if axis not in kept)
 
@@ -63,7 +81,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
             jnp.stack(
                 [
                     jnp.sum(jnp.expand_dims(window, kept[0]) * y, summed)
-                    for _, window in _windows(image, g, first, size)
+                    for window in _windows(image, g, first, size)
                 ]
             )
             for image in channels
@@ -89,9 +107,7 @@ def _chunks(g: Geometry, channels: int) -> tuple[int, int, int]:
     return chunk, k // chunk, k % chunk
 
 
-def _windows(
-    x: jax.Array, g: Geometry, first: Any, size: int
-) -> Iterator[tuple[tuple[int, ...], jax.Array]]:
+def _windows(x: jax.Array, g: Geometry, first: Any, size: int) -> Iterator[jax.Array]:
     """What all windows meet at each tap, for `size` taps from `first` on of the first axis."""
     axis, d, s, o = g.spatial_axes[0], g.dilation[0], g.stride[0], g.output_size[0]
     covered = (o - 1) * s + d * (size - 1) + 1
@@ -102,7 +118,7 @@ def _windows(
             g.spatial_axes, tap, g.dilation, g.output_size, g.stride, strict=True
         ):
             starts[axis], limits[axis], strides[axis] = t * d, t * d + (o - 1) * s + 1, s
-        yield tap, lax.slice(x, starts, limits, strides)
+        yield lax.slice(x, starts, limits, strides)
 
 
 def _broadcast_mul(window: jax.Array, weight: jax.Array, g: Geometry) -> jax.Array:
