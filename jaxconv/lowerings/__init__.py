@@ -45,9 +45,9 @@ def _planned(
     if plan == ("direct",):
         form = plans.DIRECT[result]
         return form(a, b, geometry, out_sharding=out_sharding, **options)
-    # Sums over parts and taps run in float32, and are rounded once.
     dtype = jnp.dtype(preferred_element_type or a.dtype)
-    if jnp.finfo(dtype).bits < 32:
+    if jnp.finfo(dtype).bits < 32 and plans.adds_results(plan, result):
+        # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)
     return plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
 

@@ -32,6 +32,20 @@ def carry_out(
     return _COMPUTATIONS[plan[-1]](result, a, b, g, options)
 
 
+_ADDING = {
+    "phases": ("output",),
+    "sum_over_taps": ("output", "input"),
+    "taps_to_channels": ("input",),
+    "taps": ("output", "input", "weight"),
+    "taps_copying_weights": ("output", "input", "weight"),
+}
+
+
+def adds_results(plan: Plan, result: str) -> bool:
+    """Whether a plan adds up several results of its computation, rather than rearrange them."""
+    return any(result in _ADDING.get(name.partition(":")[0], ()) for name in plan)
+
+
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
     maps = {"input": change.x, "weight": change.w, "output": change.y}
     first, second = OPERANDS[result]

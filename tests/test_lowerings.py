@@ -1,0 +1,118 @@
+"""Every plan equals the direct form, for each contraction, at the edges of what it fits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings import cpu, gpu, plans
+from tests import oracle
+
+GEOMETRIES = {
+    "dense": Geometry((7, 9), (3, 2), (7, 9), (1, 1), (1, 1), (1, 1), channels_last=True),
+    "strided": Geometry((9, 11), (3, 4), (5, 4), (2, 3), (1, 2), (1, 1), channels_last=True),
+    "unreached-rows": Geometry((14, 9), (3, 2), (3, 2), (3, 2), (0, 1), (2, 1)),
+    "patchify": Geometry((9, 8), (4, 3), (2, 2), (4, 3), (0, 0), (1, 1), channels_last=True),
+    "divides": Geometry((8, 10), (4, 4), (4, 5), (2, 2), (1, 1), (1, 1)),
+    "dilated": Geometry((8, 9), (3, 3), (8, 9), (1, 1), (2, 3), (2, 3), channels_last=True),
+    "strided-dilated": Geometry((13, 12), (3, 4), (4, 2), (3, 4), (2, 1), (2, 2)),
+    "groups": Geometry((7, 8), (3, 2), (4, 4), (2, 2), (1, 0), (1, 1), 3, channels_last=True),
+    "one-window": Geometry((4, 3), (4, 3), (1, 1), (1, 1), (0, 0), (1, 1), channels_last=True),
+    "1d": Geometry((20,), (4,), (6,), (3,), (2,), (2,), channels_last=True),
+    "3d": Geometry((4, 5, 6), (2, 3, 2), (4, 3, 4), (1, 2, 2), (0, 1, 1), (1, 1, 2), 2),
+    "3d-padded-deep": Geometry((4, 5, 6), (3, 3, 2), (6, 5, 6), (1, 1, 1), (2, 1, 0), (1, 1, 1)),
+}
+PLANS = [
+    ("last", "phases", "direct"),
+    ("stride_to_channels", "direct"),
+    ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct"),
+    ("taps_to_channels", "direct"),
+    ("taps_to_channels:0", "axis_to_batch", "direct"),
+    ("sum_over_taps", "direct"),
+    ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
+    ("dilation_to_batch", "direct"),
+    ("groups", "direct"),
+    ("phases", "fit", "taps_copying_weights"),
+]
+
+
+def _operands(result, g, dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    c, o = 2 * g.groups, 3 * g.groups
+
+    def image(channels, size):
+        return rng.normal(size=(2, *size, channels) if g.channels_last else (2, channels, *size))
+
+    arrays = {
+        "input": image(c, g.input_size),
+        "output": image(o, g.output_size),
+        "weight": rng.normal(size=(o, c // g.groups, *g.kernel_size)),
+    }
+    return [jnp.asarray(arrays[role], dtype) for role in plans.OPERANDS[result]]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "+".join(plan[:-1]) + "+" + plan[-1])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_plan_equals_the_direct_form(name, plan):
+    g = GEOMETRIES[name]
+
+    @jax.jit
+    def both(arrays):
+        return {
+            result: (plans.carry_out(plan, result, *ab, g), plans.DIRECT[result](*ab, g))
+            for result, ab in arrays.items()
+        }
+
+    arrays = {result: _operands(result, g) for result in plans.OPERANDS}
+    if name == "strided-dilated":
+        # XLA:CPU is not to be trusted with both dilations: torch is the oracle in other tests.
+        arrays.pop("input")
+    for result, (actual, expected) in both(arrays).items():
+        oracle.assert_close(actual, expected, 1e-13, result)
+
+
+@pytest.mark.parametrize("taps", [(9, 8), (131,), (5, 5, 5)])
+def test_large_depthwise_kernels_loop_and_agree(taps):
+    """More taps than are unrolled: a loop over the first axis, with and without a remainder."""
+    n = len(taps)
+    size = tuple(k + 2 for k in taps)
+    g = Geometry(size, taps, (3,) * n, (1,) * n, (0,) * n, (1,) * n, 3, channels_last=True)
+    for result in plans.OPERANDS:
+        ab = _operands(result, g)
+        actual = plans.carry_out(("phases", "fit", "taps"), result, *ab, g)
+        oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
+
+
+@pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose):
+    g = GEOMETRIES[name]
+    for result in ("output", "weight"):
+        ab = _operands(result, g)
+        plan = choose(result, g, 2 * g.groups, 3 * g.groups, jnp.float64)
+        form = functools.partial(plans.carry_out, plan, result, g=g)
+        actual = jax.jit(form)(*ab)
+        oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-13, result)
+
+
+@pytest.mark.parametrize("groups", [2, 4, 40])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_infinity_stays_in_its_group_and_window(groups, stride):
+    """A form that multiplied another group's values, or values between windows, by zeros would
+    give NaN there."""
+    x = np.ones((1, 2 * groups, 9, 8))
+    x[0, 1, 2, 3] = np.inf
+    w = np.random.default_rng(0).normal(size=(3 * groups, 2, 3, 3))
+    kwargs = {"stride": stride, "groups": groups}
+    actual = oracle.jaxconv.conv2d(x, w, **kwargs)
+    expected = torch_conv2d(x, w, **kwargs)
+    assert np.array_equal(np.isfinite(actual), np.isfinite(expected))
+    assert not np.isfinite(expected).all()
+    assert np.isfinite(expected).any()
+
+
+def torch_conv2d(x, w, **kwargs):
+    return oracle.F.conv2d(oracle.to_torch(x), oracle.to_torch(w), **kwargs).numpy()
