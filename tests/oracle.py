@@ -11,8 +11,6 @@ import torch.nn.functional as F
 import jaxconv
 from tests.cases import Case
 
-TORCH_PADDING = {"zeros": "constant"}
-
 
 def to_torch(array: Any) -> torch.Tensor:
     """A torch tensor of the same dtype; NumPy has no bfloat16, so that goes by float32."""

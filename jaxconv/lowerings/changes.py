@@ -163,25 +163,34 @@ def stride_to_channels(g: Geometry, axis: int) -> Change:
     return Change([part], x_map, w_map, _same)
 
 
-def taps_to_channels(g: Geometry, axis: int) -> Change:
-    """Along one axis: the k elements that a window meets as k times the channels."""
+def _windows(x: jax.Array, g: Geometry, axis: int) -> Pieces:
+    """For each tap along one axis, the elements that all windows meet there."""
     k, o, d, s = g.kernel_size[axis], g.output_size[axis], g.dilation[axis], g.stride[axis]
     image_axis = g.spatial_axes[axis]
-    covered = (o - 1) * s + d * (k - 1) + 1
+    x = fit(x, image_axis, g.padding_low[axis], (o - 1) * s + d * (k - 1) + 1)
+    return [
+        lax.slice_in_dim(x, t * d, t * d + (o - 1) * s + 1, s, axis=image_axis) for t in range(k)
+    ]
+
+
+def _one_tap(g: Geometry, axis: int) -> Geometry:
+    """`g` with what `_windows` gives for its input along one axis."""
+    o = g.output_size[axis]
+    return _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+
+
+def taps_to_channels(g: Geometry, axis: int) -> Change:
+    """Along one axis: the k elements that a window meets as k times the channels."""
+    new_axis = g.spatial_axes[axis] + 1
 
     def x_map(x):
-        x = fit(x, image_axis, g.padding_low[axis], covered)
-        taps = [
-            lax.slice_in_dim(x, t * d, t * d + (o - 1) * s + 1, s, axis=image_axis)
-            for t in range(k)
-        ]
-        return [_into_channels(jnp.stack(taps, image_axis + 1), image_axis + 1, g)]
+        return [_into_channels(jnp.stack(_windows(x, g, axis), new_axis), new_axis, g)]
 
     def w_map(w):
         # The kernel's axis becomes one of length 1 and a factor of the channels.
         return [_into_weight_channels(jnp.expand_dims(w, 2 + axis), 3 + axis)]
 
-    part = _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+    part = _one_tap(g, axis)
     return Change([part], x_map, w_map, _same)
 
 
@@ -211,21 +220,15 @@ def _into_weight_channels(w: jax.Array, axis: int) -> jax.Array:
 
 def sum_over_taps(g: Geometry, axis: int) -> Change:
     """Along one axis: one part for each tap, with a kernel of 1 and stride 1."""
-    k, o, d, s = g.kernel_size[axis], g.output_size[axis], g.dilation[axis], g.stride[axis]
-    image_axis = g.spatial_axes[axis]
-    covered = (o - 1) * s + d * (k - 1) + 1
+    k = g.kernel_size[axis]
 
     def x_map(x):
-        x = fit(x, image_axis, g.padding_low[axis], covered)
-        return [
-            lax.slice_in_dim(x, t * d, t * d + (o - 1) * s + 1, s, axis=image_axis)
-            for t in range(k)
-        ]
+        return _windows(x, g, axis)
 
     def w_map(w):
         return list(lax.split(w, (1,) * k, axis=2 + axis))
 
-    part = _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+    part = _one_tap(g, axis)
     return Change([part] * k, x_map, w_map, lambda y: [y] * k)
 
 
