@@ -28,6 +28,17 @@ PLANS = {
     "direct": ("direct",),
     "last": ("last", "direct"),
     "taps": ("phases", "fit", "taps"),
+    "copy taps": ("phases", "fit", "taps_in_steps"),
+    "blocks taps": ("blocks", "phases", "fit", "taps_in_steps"),
+    "blocks direct": ("blocks", "direct"),
+    "blocks groups": ("blocks", "groups", "direct"),
+    "blocks groups im2col": ("blocks", "groups", "taps_to_channels", "direct"),
+    "blocks im2col": ("blocks", "taps_to_channels", "direct"),
+    "blocks phases": ("blocks", "phases", "direct"),
+    "blocks rows": ("blocks", "taps_to_channels:0", "axis_to_batch", "direct"),
+    "blocks sum": ("blocks", "phases", "sum_over_taps", "direct"),
+    "blocks columns": ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
+    "blocks depth sum": ("blocks", "phases:0", "sum_over_taps:0", "axis_to_batch", "direct"),
     "im2col": ("phases", "taps_to_channels", "direct"),
     "im2col strided": ("taps_to_channels", "direct"),
     "im2col W": ("phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
@@ -71,11 +82,13 @@ def _worthwhile(name: str, pattern: str, g: Geometry, c: int) -> bool:
         return True
     if pattern and not re.search(pattern, name):
         return False
-    if name == "taps":
+    if name.endswith("taps"):
         return c // g.groups <= 8 and g.groups > 1
-    if "im2col" in name or "products" in name:
+    if "depth" in name:
+        return g.kernel_size[0] <= 32
+    if "im2col" in name or "sum" in name or "columns" in name:
         return g.taps <= 130
-    return not name.startswith("groups") or 1 < g.groups <= 40
+    return "groups" not in name or 1 < g.groups <= 40
 
 
 def _compile(lowered):

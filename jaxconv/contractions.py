@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxconv import lowerings
 from jaxconv.geometry import Geometry
+from jaxconv.sharding import vary_alike
 
 INPUT, WEIGHT, OUTPUT = "input", "weight", "output"
 
@@ -62,39 +62,20 @@ def _contract(
     *,
     precision: Any = None,
     preferred_element_type: Any = None,
-    out_sharding: Any = None,
 ) -> jax.Array:
     if precision is None:
         # The default is read now, as lax does, not when a trace is lowered or transposed.
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if preferred_element_type is not None:
         preferred_element_type = jnp.dtype(preferred_element_type)
-    a, b = _vary_alike(a, b)
+    a, b = vary_alike(a, b)
     return contraction.primitive.bind(
         a,
         b,
         geometry=geometry,
         precision=precision,
         preferred_element_type=preferred_element_type,
-        out_sharding=out_sharding,
     )
-
-
-def _vary_alike(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Inside `shard_map`, let both operands vary over the same mesh axes, as lax's functions do."""
-    vary_a, vary_b = _varying_axes(a), _varying_axes(b)
-    if vary_b - vary_a:
-        a = lax.pcast(a, tuple(sorted(vary_b - vary_a)), to="varying")
-    if vary_a - vary_b:
-        b = lax.pcast(b, tuple(sorted(vary_a - vary_b)), to="varying")
-    return a, b
-
-
-def _varying_axes(x: jax.Array) -> frozenset[str]:
-    aval = jax.typeof(x)
-    if hasattr(aval, "manual_axis_type"):  # jax >= 0.11
-        return frozenset(aval.manual_axis_type.varying)
-    return frozenset(aval.vma)
 
 
 # Types.
@@ -106,8 +87,8 @@ def _direct_form(contraction_result: str, params: tuple[tuple[str, Any], ...]) -
 
 
 def _abstract_eval(result: str, a: Any, b: Any, **params: Any) -> Any:
-    """The type of the direct form: shape, dtype, sharding and varying axes, whatever the version
-    of JAX calls them."""
+    """The type of the direct form: shape, dtype and varying axes, whatever the version of JAX calls
+    them."""
     form = _direct_form(result, tuple(sorted(params.items())))
     return jax.make_jaxpr(form)(a, b).out_avals[0]
 
@@ -118,24 +99,13 @@ def _abstract_eval(result: str, a: Any, b: Any, **params: Any) -> Any:
 def _transpose_rule(contraction: Contraction, open_role: str, cotangent, a, b, **params):
     """The cotangent of one operand: the contraction that gives its role."""
     rule = _CONTRACTIONS[open_role]
-    open_operand, known = (a, b) if contraction.operands[0] == open_role else (b, a)
+    known = b if contraction.operands[0] == open_role else a
     roles = {role: known for role in contraction.operands if role != open_role}
     # `preferred_element_type` may have made the cotangent wider than the operands: the backward
     # contractions then run in the operands' dtype, and so does what is returned.
     roles[contraction.result] = cotangent.astype(known.dtype)
-    params |= {
-        "preferred_element_type": None,
-        # A sum over an axis that a mesh axis shards is ambiguous unless told where it should go.
-        "out_sharding": _explicit_sharding(open_operand.aval),
-    }
+    params |= {"preferred_element_type": None}
     return _contract(rule, *(roles[role] for role in rule.operands), **params)
-
-
-def _explicit_sharding(aval: Any) -> Any:
-    sharding = getattr(aval, "sharding", None)
-    if sharding is None or sharding.mesh.empty or not sharding.mesh.explicit_axes:
-        return None
-    return sharding
 
 
 # Batching.
@@ -229,12 +199,17 @@ def _define(name: str, operands: tuple[str, str], result: str, direct: Callable)
 
     @functools.partial(
         jax.jit,
-        static_argnames=("geometry", "precision", "preferred_element_type", "out_sharding"),
+        static_argnames=("geometry", "precision", "preferred_element_type"),
     )
     def run(a, b, **params):
         return primitive.bind(a, b, **params)
 
-    primitive.def_impl(run)
+    def evaluate(a, b, **params):
+        # Also where a user has jit disabled: unjitted, `run` would come back here for ever.
+        with jax.disable_jit(False):
+            return run(a, b, **params)
+
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(functools.partial(_abstract_eval, result))
     ad.defbilinear(
         primitive,
@@ -244,10 +219,21 @@ def _define(name: str, operands: tuple[str, str], result: str, direct: Callable)
     batching.primitive_batchers[primitive] = functools.partial(_batch_rule, contraction)
     mlir.register_lowering(primitive, mlir.lower_fun(direct, multiple_results=False))
     for platform, form in lowerings.platform_forms(result).items():
-        mlir.register_lowering(
-            primitive, mlir.lower_fun(form, multiple_results=False), platform=platform
-        )
+        mlir.register_lowering(primitive, functools.partial(_lower, form), platform=platform)
     return contraction
+
+
+def _lower(form: Callable, context: mlir.LoweringRuleContext, a, b, **params):
+    form = functools.partial(form, one_device=_on_one_device(context))
+    return mlir.lower_fun(form, multiple_results=False)(context, a, b, **params)
+
+
+def _on_one_device(context: mlir.LoweringRuleContext) -> bool:
+    """Whether what is lowered is all for one device, and not for XLA to divide between several."""
+    axes: Any = context.module_context.axis_context
+    if hasattr(axes, "manual_axes"):  # Inside `shard_map`.
+        return axes.manual_axes == frozenset(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", None) == 1
 
 
 _conv = _define("conv", (INPUT, WEIGHT), OUTPUT, lowerings.direct.conv)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import cpu, gpu, plans
+from jaxconv.lowerings import blocks, cpu, gpu, plans
 from tests import oracle
 
 GEOMETRIES = {
@@ -35,7 +35,10 @@ PLANS = [
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
     ("dilation_to_batch", "direct"),
     ("groups", "direct"),
-    ("phases", "fit", "taps_copying_weights"),
+    ("phases", "fit", "taps_in_steps"),
+    ("blocks", "phases", "fit", "taps_in_steps"),
+    ("blocks", "sum_over_taps", "direct"),
+    ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
 ]
 
 
@@ -56,8 +59,11 @@ def _operands(result, g, dtype="float64", seed=0):
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "+".join(plan[:-1]) + "+" + plan[-1])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_a_plan_equals_the_direct_form(name, plan):
+def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     g = GEOMETRIES[name]
+
+    # A block to each image.
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
     @jax.jit
     def both(arrays):
@@ -86,13 +92,14 @@ def test_large_depthwise_kernels_loop_and_agree(taps):
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
 
 
+@pytest.mark.parametrize("one_device", [True, False])
 @pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose):
+def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose, one_device):
     g = GEOMETRIES[name]
     for result in ("output", "weight"):
         ab = _operands(result, g)
-        plan = choose(result, g, 2 * g.groups, 3 * g.groups, jnp.float64)
+        plan = choose(result, g, 2 * g.groups, 3 * g.groups, jnp.float64, one_device)
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-13, result)

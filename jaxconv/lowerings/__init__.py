@@ -33,18 +33,18 @@ def _planned(
     b: jax.Array,
     geometry: Geometry,
     *,
+    one_device: bool,
     precision: Any = None,
     preferred_element_type: Any = None,
-    out_sharding: Any = None,
 ) -> jax.Array:
     """The contraction by the plan that `choose` gives."""
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     plan = ("direct",)
-    if _is_static(a, b, geometry) and not _is_explicit(a, b, out_sharding):
-        plan = choose(result, geometry, *_channels(result, a, b, geometry), a.dtype)
+    if _is_static(a, b, geometry):
+        channels = _channels(result, a, b, geometry)
+        plan = choose(result, geometry, *channels, a.dtype, one_device)
     if plan == ("direct",):
-        form = plans.DIRECT[result]
-        return form(a, b, geometry, out_sharding=out_sharding, **options)
+        return plans.DIRECT[result](a, b, geometry, **options)
     dtype = jnp.dtype(preferred_element_type or a.dtype)
     if jnp.finfo(dtype).bits < 32 and plans.adds_results(plan, result):
         # Rounded once, when all is added.
@@ -56,13 +56,6 @@ def _is_static(a: jax.Array, b: jax.Array, g: Geometry) -> bool:
     """Whether all sizes are known, and there is something to compute."""
     sizes = (*a.shape, *b.shape, *g.input_size, *g.output_size)
     return all(isinstance(size, int) and size > 0 for size in sizes)
-
-
-def _is_explicit(a: jax.Array, b: jax.Array, out_sharding: Any) -> bool:
-    """Whether mesh axes are in the types: each operation would have to say how it is sharded."""
-    return out_sharding is not None or any(
-        array.sharding.mesh.explicit_axes for array in (jax.typeof(a), jax.typeof(b))
-    )
 
 
 def _channels(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[int, int]:

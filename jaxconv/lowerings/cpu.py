@@ -1,9 +1,9 @@
 """Which plan XLA:CPU runs fastest, by shape. The measurements are in `benchmarks/NOTES.md`.
 
 XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes. Neither takes
-groups; all else is a naive loop. So groups are taken apart, three axes become two, strides of
-transposed convolutions become phases (which saves multiplying zeros), and few channels per group
-become plain arithmetic across the groups.
+groups; all else is a naive loop, and so is any convolution inside a loop. So groups are taken
+apart, three axes become two, strides of transposed convolutions become phases (which saves
+multiplying zeros), and few channels per group become plain arithmetic across the groups.
 """
 
 import math
@@ -24,50 +24,53 @@ MANY_CHANNELS = 128
 FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
+SMALL_KERNEL = 9
+"""Up to this many taps, one product of matrices for each beats the convolution."""
 
-def choose(result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any) -> Plan:
+
+def choose(
+    result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
+) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     del dtype  # The ranking is the same for all.
     layout = () if g.channels_last else ("last",)
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups == 1:
-        return layout + _dense(result, g, c, o)
+        return layout + _dense(result, g, c, o, one_device)
     if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
-        return (*layout, "phases", "fit", "taps_copying_weights")
+        # Forward, all taps are one pass over the image. Backward, each tap has a pass of its own.
+        blocks = ("blocks",) if result == "weight" and one_device else ()
+        return (*blocks, *layout, "phases", "fit", "taps_in_steps")
     if g.groups <= FEW_GROUPS:
-        return (*layout, "groups", *_dense(result, g, c, o))
+        return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
 
 
-def _dense(result: str, g: Geometry, c: int, o: int) -> Plan:
+def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c)
-    return {"output": _dense_output, "input": _dense_input, "weight": _dense_weight}[result](
-        g, c, o
-    )
+    if result == "weight":
+        return _dense_weight(g, c, o, one_device)
+    return {"output": _dense_output, "input": _dense_input}[result](g, c, o)
 
 
 def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
-    """Two axes at a time: depth taps as channels."""
-    by_depth = ("taps_to_channels:0", "axis_to_batch", "direct")
-    if set(g.stride) == {1}:
-        return by_depth
-    if divides(g) and g.kernel_size == g.stride:
+    """Two axes at a time: a sum over depth taps, or with few channels, depth taps as channels."""
+    if divides(g) and g.kernel_size == g.stride != (1, 1, 1):
         return ("stride_to_channels", "direct")
-    if result == "output":
-        return by_depth
-    if result == "weight":
-        if c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
-            return ("phases", "sum_over_taps", "direct")
-        return by_depth
-    if divides(g):
-        return ("stride_to_channels", *by_depth)
-    return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
+    if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
+        return ("phases", "sum_over_taps", "direct")
+    if c >= FEW_CHANNELS:
+        others = ("phases", "direct") if result == "input" else ("direct",)
+        return ("phases:0", "sum_over_taps:0", "axis_to_batch", *others)
+    if result == "input" and set(g.stride) != {1}:
+        return ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
+    return ("taps_to_channels:0", "axis_to_batch", "direct")
 
 
 def _dense_output(g: Geometry, c: int, o: int) -> Plan:
@@ -91,16 +94,20 @@ def _dense_input(g: Geometry, c: int, o: int) -> Plan:
     return ("phases", "direct")
 
 
-def _dense_weight(g: Geometry, c: int, o: int) -> Plan:
+def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if set(g.stride) == {1}:
         if _many_channels(g, c, o) and g.taps <= FEW_TAPS:
             return ("sum_over_taps", "direct")
+        if 1 < g.taps <= SMALL_KERNEL and one_device:
+            return ("blocks", "sum_over_taps", "direct")
         return ("direct",)
     if divides(g):
         return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
-    if c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
+    if g.taps > FEW_TAPS:
+        return ("direct",)
+    if c >= FEW_CHANNELS:
         return ("phases", "sum_over_taps", "direct")
-    return ("direct",)
+    return ("blocks", "taps_to_channels", "direct") if one_device else ("direct",)
 
 
 def _many_channels(g: Geometry, c: int, o: int) -> bool:

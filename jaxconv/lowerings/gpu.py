@@ -19,17 +19,20 @@ FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
 
-def choose(result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any) -> Plan:
+def choose(
+    result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
+) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
+    del one_device  # No plan here loops over the batch.
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, dtype)
     if g.groups == 2:
-        return ("groups", *_dense(result, g))
+        return ("groups", *_dense(result, g, dtype))
     if g.groups > 1:
         return ("direct",)
-    return _dense(result, g)
+    return _dense(result, g, dtype)
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any) -> Plan:
@@ -51,15 +54,19 @@ def _cudnn_has_depthwise(g: Geometry) -> bool:
     return k == other and k % 2 == 1 and max(g.stride) <= 2 and max(g.dilation) == 1
 
 
-def _dense(result: str, g: Geometry) -> Plan:
+def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
     if g.kernel_size == g.stride and g.taps > 1 and divides(g):
         return ("stride_to_channels", "direct")
+    if g.taps == 1 and result == "weight":
+        return ("taps_to_channels", "direct")  # A product over the elements that are met.
     if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
+        if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
+            return ("direct",)
         return ("taps_to_channels:0", "axis_to_batch", "direct")
     if result == "weight" and max(g.dilation) > 1 and set(g.stride) == {1}:
         # cuDNN's weight gradient is slow when dilated.
         if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):
             return ("dilation_to_batch", "direct")
-        if g.taps <= FEW_TAPS:
-            return ("sum_over_taps", "direct")
+        if g.kernel_size[0] <= FEW_TAPS:
+            return ("sum_over_taps:0", "axis_to_batch", "direct")
     return ("direct",)

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import changes, direct, products, taps
+from jaxconv.lowerings import blocks, changes, direct, products, taps
 from jaxconv.lowerings.changes import Change
 
 OPERANDS = {
@@ -26,6 +26,9 @@ def carry_out(
 ) -> jax.Array:
     """The contraction giving `result`, computed as `plan` says."""
     for position, name in enumerate(plan[:-1]):
+        if name == "blocks":
+            form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
+            return blocks.by_block(form, result, a, b)
         change = _change(name, g, result)
         if change is not None:
             return _changed(change, plan[position:], result, a, b, g, options)
@@ -33,11 +36,12 @@ def carry_out(
 
 
 _ADDING = {
+    "blocks": ("weight",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "taps_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
-    "taps_copying_weights": ("output", "input", "weight"),
+    "taps_in_steps": ("output", "input", "weight"),
 }
 
 
@@ -164,13 +168,13 @@ def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
     return forms[result](a, b, g, **options)
 
 
-def _compute_taps(result: str, a, b, g: Geometry, options, copy_weights: bool = False) -> jax.Array:
+def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = False) -> jax.Array:
     dtype = options.get("preferred_element_type")
     if result == "weight":
-        return taps.conv_weight(a, b, g, preferred_element_type=dtype)
+        return taps.conv_weight(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
     if result == "input":
         a, b, g = _mirrored(a, b, g)
-    return taps.conv(a, b, g, copy_weights=copy_weights, preferred_element_type=dtype)
+    return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
 
 
 def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
@@ -193,5 +197,5 @@ def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
 _COMPUTATIONS = {
     "direct": _compute_direct,
     "taps": _compute_taps,
-    "taps_copying_weights": functools.partial(_compute_taps, copy_weights=True),
+    "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
 }

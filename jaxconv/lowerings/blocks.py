@@ -1,0 +1,50 @@
+"""A contraction over a few images at a time, so that what lies between stays small.
+
+XLA:CPU allocates the temporaries of a call anew each time. From 32 MiB on that is fresh memory of
+the operating system's, and touching it for the first time can cost several times the arithmetic.
+Copies of a few images stay in the cache besides.
+
+What runs in the loop must not be a convolution, which XLA:CPU computes naively in there. And a
+batch that lies on several devices would be gathered: this is for one device.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax import lax
+
+BLOCK_BYTES = 4 << 20
+"""Images up to this size together make a block."""
+
+
+def by_block(
+    form: Callable[[jax.Array, jax.Array], jax.Array], result: str, a: jax.Array, b: jax.Array
+) -> jax.Array:
+    """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch."""
+    images = (a, b) if result == "weight" else (a,)
+    size = _images_per_block(images)
+    count = a.shape[0] // size
+    if count == 1:
+        return form(a, b)
+
+    def block(array: jax.Array, number) -> jax.Array:
+        return lax.dynamic_slice_in_dim(array, number * size, size)
+
+    if result == "weight":
+        return lax.fori_loop(
+            1,
+            count,
+            lambda n, total: total + form(block(a, n), block(b, n)),
+            form(block(a, 0), block(b, 0)),
+        )
+    parts = a.reshape(count, size, *a.shape[1:])
+    whole = lax.map(lambda part: form(part, b), parts)
+    return whole.reshape(a.shape[0], *whole.shape[2:])
+
+
+def _images_per_block(images: tuple[jax.Array, ...]) -> int:
+    batch = images[0].shape[0]
+    image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in images)
+    most = max(1, BLOCK_BYTES // image_bytes)
+    return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)
