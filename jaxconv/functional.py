@@ -29,7 +29,8 @@ from jaxconv.geometry import (
     transposed_output_size,
     window_output_size,
 )
-from jaxconv.padding import check_not_empty, pad, pad_axes, to_array
+from jaxconv.padding import Array, check_not_empty, pad, pad_axes, to_array
+from jaxconv.sharding import by_sharding, vary_alike
 
 __all__ = [
     "conv1d",
@@ -45,9 +46,9 @@ __all__ = [
 
 
 def conv2d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: Padding = 0,
     dilation: IntOrTuple = 1,
@@ -94,9 +95,9 @@ def conv2d(
 
 
 def conv1d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: Padding = 0,
     dilation: IntOrTuple = 1,
@@ -122,9 +123,9 @@ def conv1d(
 
 
 def conv3d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: Padding = 0,
     dilation: IntOrTuple = 1,
@@ -150,9 +151,9 @@ def conv3d(
 
 
 def conv_transpose2d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: IntOrTuple = 0,
     output_padding: IntOrTuple = 0,
@@ -208,9 +209,9 @@ def conv_transpose2d(
 
 
 def conv_transpose1d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: IntOrTuple = 0,
     output_padding: IntOrTuple = 0,
@@ -237,9 +238,9 @@ def conv_transpose1d(
 
 
 def conv_transpose3d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
     stride: IntOrTuple = 1,
     padding: IntOrTuple = 0,
     output_padding: IntOrTuple = 0,
@@ -294,30 +295,34 @@ def _conv(
     pads = pad_amounts(p, k, d)
     output_size = window_output_size(input_size, k, s, pads, d)
     _check_not_empty(x, in_channels, input_size)
-    spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
-    if padding_mode != "zeros":
+    zeros = padding_mode == "zeros"
+    if not zeros:
         check_not_empty(x.shape[1:], padding_mode)
-        x = pad_axes(x, spatial_axes, pads, padding_mode)
-        input_size = tuple(x.shape[axis] for axis in spatial_axes)
-        pads = ((0, 0),) * n
-    if in_channels == 0:
-        # torch gives an output without channels, whatever the weight says.
-        y = jnp.zeros(_join_shape(x.shape[0], 0, output_size, channels_last), x.dtype)
-        return _unbatched(y.astype(preferred_element_type or x.dtype), batch_shape)
+        input_size = tuple(i + low + high for i, (low, high) in zip(input_size, pads, strict=True))
     geometry = Geometry(
         input_size=input_size,
         kernel_size=k,
         output_size=output_size,
         stride=s,
-        padding_low=tuple(low for low, _ in pads),
+        padding_low=tuple(low for low, _ in pads) if zeros else (0,) * n,
         dilation=d,
         groups=groups,
         channels_last=channels_last,
     )
-    y = contractions.conv(
-        x, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
-    )
-    return _unbatched(_add_bias(y, bias, geometry.channel_axis), batch_shape)
+
+    def compute(x, weight, bias, geometry):
+        x = x if zeros else pad_axes(x, geometry.spatial_axes, pads, padding_mode)
+        if in_channels == 0:
+            # torch gives an output without channels, whatever the weight says.
+            shape = _join_shape(x.shape[0], 0, geometry.output_size, channels_last)
+            return jnp.zeros(shape, preferred_element_type or x.dtype)
+        y = contractions.conv(
+            x, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
+        )
+        return _add_bias(y, bias, geometry.channel_axis)
+
+    y = by_sharding(compute, x, weight, bias, geometry, exchange_halos=zeros)
+    return _unbatched(y, batch_shape)
 
 
 def _conv_transpose(
@@ -369,10 +374,15 @@ def _conv_transpose(
         groups=groups,
         channels_last=channels_last,
     )
-    x = contractions.conv_input(
-        y, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
-    )
-    return _unbatched(_add_bias(x, bias, geometry.channel_axis), batch_shape)
+
+    def compute(y, weight, bias, geometry):
+        x = contractions.conv_input(
+            y, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
+        )
+        return _add_bias(x, bias, geometry.channel_axis)
+
+    x = by_sharding(compute, y, weight, bias, geometry, transposed=True)
+    return _unbatched(x, batch_shape)
 
 
 # Checks.
@@ -462,6 +472,7 @@ def _add_bias(y: jax.Array, bias: jax.Array | None, channel_axis: int) -> jax.Ar
         return y
     # Half-precision biases are spread in float32, so that their gradient is summed in float32.
     wide = bias.astype(jnp.float32) if jnp.finfo(bias.dtype).bits < 32 else bias
+    wide, y = vary_alike(wide, y)
     shape = [1] * y.ndim
     shape[channel_axis] = bias.shape[0]
     return y + jnp.broadcast_to(wide.reshape(shape), y.shape).astype(y.dtype)

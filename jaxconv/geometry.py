@@ -10,9 +10,9 @@ import dataclasses
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
-IntOrTuple = int | Sequence[int]
+IntOrTuple = SupportsIndex | Sequence[SupportsIndex]
 Padding = str | IntOrTuple
 
 
@@ -281,7 +281,7 @@ def conv_output_size(
     >>> conv_output_size(32, 3, padding="same")
     (32,)
     """
-    i, n = _to_input_size(input_size)
+    i, n = to_input_size(input_size)
     k = to_tuple(kernel_size, n, "kernel_size", minimum=1)
     s = to_tuple(stride, n, "stride", minimum=1)
     d = to_tuple(dilation, n, "dilation", minimum=1)
@@ -316,7 +316,7 @@ def conv_transpose_output_size(
     >>> conv_transpose_output_size((16, 10), 3, stride=2, padding=1, output_padding=1)
     (32, 20)
     """
-    i, n = _to_input_size(input_size)
+    i, n = to_input_size(input_size)
     k = to_tuple(kernel_size, n, "kernel_size", minimum=1)
     s = to_tuple(stride, n, "stride", minimum=1)
     p = to_tuple(padding, n, "padding", minimum=0)
@@ -326,7 +326,7 @@ def conv_transpose_output_size(
     return transposed_output_size(i, k, s, p, op, d)
 
 
-def _to_input_size(input_size: Any) -> tuple[tuple[int, ...], int]:
+def to_input_size(input_size: Any) -> tuple[tuple[int, ...], int]:
     sizes = to_ints(input_size, "input_size", minimum=1)
     if sizes is None:
         sizes = (to_int(input_size, "input_size", minimum=1),)

@@ -16,10 +16,11 @@ from jaxconv.geometry import to_ints
 
 MODES = ("constant", "reflect", "replicate", "circular")
 Pads = Sequence[tuple[int, int]]
+Array = jax.Array | np.ndarray
 
 
 def pad(
-    input: jax.Array, pad: Sequence[int], mode: str = "constant", value: complex | None = None
+    input: Array, pad: Sequence[int], mode: str = "constant", value: complex | None = None
 ) -> jax.Array:
     """Pad the last axes of `input`, as `torch.nn.functional.pad`.
 
