@@ -1,9 +1,17 @@
-"""What the Linen and the NNX layers share: how arguments are read, and the shapes of weights."""
+"""What the Linen and the NNX layers share: torch's arguments, and what follows from them."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-from jaxconv import functional
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from jaxconv import functional, init
 from jaxconv.geometry import (
+    IntOrTuple,
+    Padding,
     check_data_format,
     check_groups,
     check_output_padding,
@@ -13,6 +21,8 @@ from jaxconv.geometry import (
     to_tuple,
 )
 
+Initializer = Callable[..., Any]
+
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 CONV_TRANSPOSE = {
     1: functional.conv_transpose1d,
@@ -21,29 +31,129 @@ CONV_TRANSPOSE = {
 }
 
 
-def conv_arguments(layer: Any, *, lazy: bool) -> dict[str, Any]:
-    """The arguments of a convolution layer, checked, in the form in which torch shows them."""
-    n = layer.num_spatial_dims
-    arguments = _common_arguments(layer, lazy)
-    stride = arguments["stride"]
-    arguments["padding"] = to_padding(layer.padding, stride, n)
-    check_padding_mode(layer.padding_mode)
-    return arguments
+# The fields are the constructor, so their order is that of torch's arguments. It is another one
+# in a transposed layer, so the two kinds cannot inherit it from a common base.
 
 
-def conv_transpose_arguments(layer: Any, *, lazy: bool) -> dict[str, Any]:
-    """The arguments of a transposed convolution layer, as those of `conv_arguments`."""
-    n = layer.num_spatial_dims
-    arguments = _common_arguments(layer, lazy)
-    arguments["padding"] = to_tuple(layer.padding, n, "padding", minimum=0)
-    output_padding = to_tuple(layer.output_padding, n, "output_padding", minimum=0)
-    check_output_padding(output_padding, arguments["stride"], arguments["dilation"])
-    arguments["output_padding"] = output_padding
-    check_padding_mode(layer.padding_mode, allowed=("zeros",))
-    return arguments
+@dataclasses.dataclass(eq=False, repr=False)
+class Conv:
+    """A convolution layer, but for its parameters."""
+
+    in_channels: int | None
+    out_channels: int
+    kernel_size: IntOrTuple
+    stride: IntOrTuple = 1
+    padding: Padding = 0
+    dilation: IntOrTuple = 1
+    groups: int = 1
+    bias: bool = True
+    padding_mode: str = "zeros"
+    _: dataclasses.KW_ONLY
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    data_format: str = "channels_first"
+    weight_init: Initializer = init.torch_weight
+    bias_init: Initializer | None = None
+
+    num_spatial_dims: ClassVar[int]
+    lazy: ClassVar[bool] = False
+
+    def _checked_arguments(self) -> dict[str, Any]:
+        """The arguments, in the form in which torch shows them (`3` as `(3, 3)`)."""
+        arguments = _common_arguments(self)
+        stride, n = arguments["stride"], self.num_spatial_dims
+        check_padding_mode(self.padding_mode)
+        return arguments | {"padding": to_padding(self.padding, stride, n)}
+
+    def _weight_shape(self: Any, in_channels: int) -> tuple[int, ...]:
+        return (self.out_channels, in_channels // self.groups, *self.kernel_size)
+
+    def _in_channels_of(self, weight: Any) -> int:
+        return weight.shape[1] * self.groups
+
+    def _compute(self, input: Any, weight: Any, bias: Any) -> jax.Array:
+        return CONV[self.num_spatial_dims](
+            *promote_dtype(input, weight, bias, dtype=self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+            data_format=self.data_format,
+            precision=self.precision,
+        )
 
 
-def _common_arguments(layer: Any, lazy: bool) -> dict[str, Any]:
+@dataclasses.dataclass(eq=False, repr=False)
+class ConvTranspose:
+    """A transposed convolution layer, but for its parameters; methods are as in `Conv`."""
+
+    in_channels: int | None
+    out_channels: int
+    kernel_size: IntOrTuple
+    stride: IntOrTuple = 1
+    padding: IntOrTuple = 0
+    output_padding: IntOrTuple = 0
+    groups: int = 1
+    bias: bool = True
+    dilation: IntOrTuple = 1
+    padding_mode: str = "zeros"
+    _: dataclasses.KW_ONLY
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    data_format: str = "channels_first"
+    weight_init: Initializer = init.torch_weight
+    bias_init: Initializer | None = None
+
+    num_spatial_dims: ClassVar[int]
+    lazy: ClassVar[bool] = False
+
+    def _checked_arguments(self) -> dict[str, Any]:
+        n = self.num_spatial_dims
+        arguments = _common_arguments(self)
+        padding = to_tuple(self.padding, n, "padding", minimum=0)
+        output_padding = to_tuple(self.output_padding, n, "output_padding", minimum=0)
+        check_output_padding(output_padding, arguments["stride"], arguments["dilation"])
+        check_padding_mode(self.padding_mode, allowed=("zeros",))
+        return arguments | {"padding": padding, "output_padding": output_padding}
+
+    def _weight_shape(self: Any, in_channels: int) -> tuple[int, ...]:
+        return (in_channels, self.out_channels // self.groups, *self.kernel_size)
+
+    def _in_channels_of(self, weight: Any) -> int:
+        return weight.shape[0]
+
+    def _compute(
+        self, input: Any, weight: Any, bias: Any, output_size: Sequence[int] | None
+    ) -> jax.Array:
+        return CONV_TRANSPOSE[self.num_spatial_dims](
+            *promote_dtype(input, weight, bias, dtype=self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            groups=self.groups,
+            dilation=self.dilation,
+            output_size=output_size,
+            data_format=self.data_format,
+            precision=self.precision,
+        )
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Lazy:
+    """Before a layer among a class's bases: `in_channels` is no argument but the first input's."""
+
+    in_channels: int | None = dataclasses.field(default=None, init=False)
+
+    lazy: ClassVar[bool] = True
+
+
+Layer = Conv | ConvTranspose
+
+
+def _common_arguments(layer: Layer) -> dict[str, Any]:
     n = layer.num_spatial_dims
     arguments: dict[str, Any] = {
         "out_channels": to_int(layer.out_channels, "out_channels", minimum=0),
@@ -54,7 +164,7 @@ def _common_arguments(layer: Any, lazy: bool) -> dict[str, Any]:
         "dilation": to_tuple(layer.dilation, n, "dilation", minimum=1),
         "groups": to_int(layer.groups, "groups", minimum=1),
     }
-    if not lazy:
+    if not layer.lazy:
         arguments["in_channels"] = to_int(layer.in_channels, "in_channels", minimum=0)
     check_groups(arguments["groups"], arguments.get("in_channels", 0), arguments["out_channels"])
     if not isinstance(layer.bias, bool):
@@ -63,53 +173,20 @@ def _common_arguments(layer: Any, lazy: bool) -> dict[str, Any]:
     return arguments
 
 
-def input_channels(layer: Any, input: Any) -> int:
-    """The channels of a lazy layer's first input."""
+def input_channels(layer: Layer, shape: tuple[int, ...]) -> int:
+    """The channels of a lazy layer's first input, which has this shape."""
     n = layer.num_spatial_dims
-    if input.ndim not in (n + 1, n + 2):
+    if len(shape) not in (n + 1, n + 2):
         raise ValueError(
-            f"`input` must have rank {n + 1} (unbatched) or {n + 2} (batched), "
-            f"got shape {input.shape}"
+            f"`input` must have rank {n + 1} (unbatched) or {n + 2} (batched), got shape {shape}"
         )
-    channels = input.shape[-1 if layer.data_format == "channels_last" else -n - 1]
+    channels = shape[-1 if layer.data_format == "channels_last" else -n - 1]
     check_groups(layer.groups, channels, layer.out_channels)
     return channels
 
 
-def conv_weight_shape(layer: Any, in_channels: int) -> tuple[int, ...]:
-    return (layer.out_channels, in_channels // layer.groups, *layer.kernel_size)
-
-
-def conv_transpose_weight_shape(layer: Any, in_channels: int) -> tuple[int, ...]:
-    return (in_channels, layer.out_channels // layer.groups, *layer.kernel_size)
-
-
-def apply_conv(layer: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return CONV[layer.num_spatial_dims](
-        input,
-        weight,
-        bias,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        padding_mode=layer.padding_mode,
-        data_format=layer.data_format,
-        precision=layer.precision,
-    )
-
-
-def apply_conv_transpose(layer: Any, input: Any, weight: Any, bias: Any, output_size: Any) -> Any:
-    return CONV_TRANSPOSE[layer.num_spatial_dims](
-        input,
-        weight,
-        bias,
-        stride=layer.stride,
-        padding=layer.padding,
-        output_padding=layer.output_padding,
-        groups=layer.groups,
-        dilation=layer.dilation,
-        output_size=output_size,
-        data_format=layer.data_format,
-        precision=layer.precision,
-    )
+def parameters(layer: Layer, in_channels: int) -> dict[str, tuple[Initializer, tuple[int, ...]]]:
+    """The initialiser and the shape of `weight` and of `bias`, for a layer that has both."""
+    shape = layer._weight_shape(in_channels)
+    bias_init = layer.bias_init or init.torch_bias(shape)
+    return {"weight": (layer.weight_init, shape), "bias": (bias_init, (layer.out_channels,))}

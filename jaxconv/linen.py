@@ -1,20 +1,13 @@
-"""torch's twelve convolution layers as Flax Linen modules.
+"""torch's twelve convolution layers as Flax Linen modules."""
 
-Conv and transposed conv share functions (`jaxconv.layers`), not a base class: torch's positional
-orders of their arguments differ.
-"""
-
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 
-from jaxconv import init, layers
-from jaxconv.geometry import IntOrTuple, Padding
+from jaxconv import layers
 
 __all__ = [
     "Conv1d",
@@ -31,109 +24,51 @@ __all__ = [
     "LazyConvTranspose3d",
 ]
 
-Initializer = Callable[..., Any]
 
-
-def _keyword(default: Any) -> Any:
-    return dataclasses.field(default=default, kw_only=True)
-
-
-def _lazy_in_channels() -> Any:
-    """A field that is no argument: the channels come from the input."""
-    return dataclasses.field(default=None, init=False)
-
-
-class _Conv(nn.Module):
-    in_channels: int | None
-    out_channels: int
-    kernel_size: IntOrTuple
-    stride: IntOrTuple = 1
-    padding: Padding = 0
-    dilation: IntOrTuple = 1
-    groups: int = 1
-    bias: bool = True
-    padding_mode: str = "zeros"
-    dtype: Any = _keyword(None)
-    param_dtype: Any = _keyword(jnp.float32)
-    precision: Any = _keyword(None)
-    data_format: str = _keyword("channels_first")
-    weight_init: Initializer = _keyword(init.torch_weight)
-    bias_init: Initializer | None = _keyword(None)
-
-    num_spatial_dims: ClassVar[int]
-    lazy: ClassVar[bool] = False
-
+class _Conv(layers.Conv, nn.Module):
     def __post_init__(self) -> None:
-        _set_arguments(self, layers.conv_arguments)
+        _set_arguments(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, input: jax.Array) -> jax.Array:
-        shape = layers.conv_weight_shape(self, _in_channels(self, input, channels_in_weight=1))
-        input, weight, bias = _promoted_params(self, input, shape)
-        return layers.apply_conv(self, input, weight, bias)
+        return self._compute(input, *_weight_and_bias(self, input))
 
 
-class _ConvTranspose(nn.Module):
-    in_channels: int | None
-    out_channels: int
-    kernel_size: IntOrTuple
-    stride: IntOrTuple = 1
-    padding: IntOrTuple = 0
-    output_padding: IntOrTuple = 0
-    groups: int = 1
-    bias: bool = True
-    dilation: IntOrTuple = 1
-    padding_mode: str = "zeros"
-    dtype: Any = _keyword(None)
-    param_dtype: Any = _keyword(jnp.float32)
-    precision: Any = _keyword(None)
-    data_format: str = _keyword("channels_first")
-    weight_init: Initializer = _keyword(init.torch_weight)
-    bias_init: Initializer | None = _keyword(None)
-
-    num_spatial_dims: ClassVar[int]
-    lazy: ClassVar[bool] = False
-
+class _ConvTranspose(layers.ConvTranspose, nn.Module):
     def __post_init__(self) -> None:
-        _set_arguments(self, layers.conv_transpose_arguments)
+        _set_arguments(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, input: jax.Array, output_size: Sequence[int] | None = None) -> jax.Array:
-        in_channels = _in_channels(self, input, channels_in_weight=0)
-        shape = layers.conv_transpose_weight_shape(self, in_channels)
-        input, weight, bias = _promoted_params(self, input, shape)
-        return layers.apply_conv_transpose(self, input, weight, bias, output_size)
+        return self._compute(input, *_weight_and_bias(self, input), output_size)
 
 
-def _set_arguments(module: Any, arguments: Callable[..., dict[str, Any]]) -> None:
-    """Check the fields and set them to the form in which torch shows them (`3` to `(3, 3)`).
+def _set_arguments(module: Any) -> None:
+    """Check the fields and set them to the form in which torch shows them.
 
     Setting what is set already changes nothing, so `clone()`, which builds anew, is safe.
     """
-    for name, value in arguments(module, lazy=module.lazy).items():
+    for name, value in module._checked_arguments().items():
         object.__setattr__(module, name, value)
 
 
-def _in_channels(module: Any, input: Any, channels_in_weight: int) -> int:
+def _weight_and_bias(module: Any, input: Any) -> tuple[Any, Any]:
+    """The parameters; the bias is None if the layer has none."""
+    inits = layers.parameters(module, _in_channels(module, input))
+    weight = module.param("weight", *inits["weight"], module.param_dtype)
+    bias = module.param("bias", *inits["bias"], module.param_dtype) if module.bias else None
+    return weight, bias
+
+
+def _in_channels(module: Any, input: Any) -> int:
     """`in_channels`; a lazy module's come from its weight, or from its first input."""
     if not module.lazy:
         return module.in_channels
     if module.has_variable("params", "weight"):
-        weight = nn.meta.unbox(module.get_variable("params", "weight"))
-        return weight.shape[channels_in_weight] * (module.groups if channels_in_weight else 1)
-    return layers.input_channels(module, jnp.asarray(input))
-
-
-def _promoted_params(module: Any, input: Any, weight_shape: tuple[int, ...]) -> tuple:
-    """Input, weight and bias (or None) in the dtype to compute in."""
-    weight = module.param("weight", module.weight_init, weight_shape, module.param_dtype)
-    bias = None
-    if module.bias:
-        bias_init = module.bias_init or init.torch_bias(weight_shape)
-        bias = module.param("bias", bias_init, (module.out_channels,), module.param_dtype)
-    return tuple(promote_dtype(input, weight, bias, dtype=module.dtype))
+        return module._in_channels_of(nn.unbox(module.get_variable("params", "weight")))
+    return layers.input_channels(module, jnp.shape(input))
 
 
 class Conv2d(_Conv):
@@ -274,7 +209,7 @@ class ConvTranspose3d(_ConvTranspose):
     num_spatial_dims = 3
 
 
-class LazyConv2d(Conv2d):
+class LazyConv2d(layers.Lazy, Conv2d):
     """A `Conv2d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConv2d(8, 3)
@@ -282,11 +217,8 @@ class LazyConv2d(Conv2d):
     {'params': {'bias': (8,), 'weight': (8, 5, 3, 3)}}
     """
 
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True
 
-
-class LazyConv1d(Conv1d):
+class LazyConv1d(layers.Lazy, Conv1d):
     """A `Conv1d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConv1d(8, 3)
@@ -294,11 +226,8 @@ class LazyConv1d(Conv1d):
     {'params': {'bias': (8,), 'weight': (8, 5, 3)}}
     """
 
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True
 
-
-class LazyConv3d(Conv3d):
+class LazyConv3d(layers.Lazy, Conv3d):
     """A `Conv3d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConv3d(8, 3)
@@ -306,11 +235,8 @@ class LazyConv3d(Conv3d):
     {'params': {'bias': (8,), 'weight': (8, 5, 3, 3, 3)}}
     """
 
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True
 
-
-class LazyConvTranspose2d(ConvTranspose2d):
+class LazyConvTranspose2d(layers.Lazy, ConvTranspose2d):
     """A `ConvTranspose2d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConvTranspose2d(8, 3)
@@ -318,11 +244,8 @@ class LazyConvTranspose2d(ConvTranspose2d):
     {'params': {'bias': (8,), 'weight': (5, 8, 3, 3)}}
     """
 
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True
 
-
-class LazyConvTranspose1d(ConvTranspose1d):
+class LazyConvTranspose1d(layers.Lazy, ConvTranspose1d):
     """A `ConvTranspose1d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConvTranspose1d(8, 3)
@@ -330,17 +253,11 @@ class LazyConvTranspose1d(ConvTranspose1d):
     {'params': {'bias': (8,), 'weight': (5, 8, 3)}}
     """
 
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True
 
-
-class LazyConvTranspose3d(ConvTranspose3d):
+class LazyConvTranspose3d(layers.Lazy, ConvTranspose3d):
     """A `ConvTranspose3d` whose `in_channels` come from the first input, through `init`.
 
     >>> module = LazyConvTranspose3d(8, 3)
     >>> jax.tree.map(jnp.shape, module.init(jax.random.key(0), jnp.ones((1, 5, 4, 4, 4))))
     {'params': {'bias': (8,), 'weight': (5, 8, 3, 3, 3)}}
     """
-
-    in_channels: int | None = _lazy_in_channels()
-    lazy = True

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import torch
 from flax import serialization
@@ -566,6 +567,24 @@ def test_parameters_survive_serialisation(name):
     restored = serialization.from_bytes(blank, serialization.to_bytes(variables))
     jax.tree.map(np.testing.assert_array_equal, restored, variables)
     np.testing.assert_array_equal(module.apply(restored, x), module.apply(variables, x))
+
+
+def test_parameters_survive_a_checkpoint(tmp_path):
+    variables = drawn(Compact(), image("Conv2d"))
+    blank = jax.tree.map(jnp.zeros_like, variables)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "net", variables)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "net", blank)
+    jax.tree.map(np.testing.assert_array_equal, restored, variables)
+
+
+def test_a_profile_shows_the_layers():
+    """Under their names in the net, in what is compiled."""
+    x = image("Conv2d")
+    compiled = jax.jit(Compact().apply).lower(drawn(Compact(), x), x).compile().as_text()
+    assert "Compact/down/" in compiled
+    assert "Compact/up/" in compiled
 
 
 # Laziness.
