@@ -45,14 +45,14 @@ class Case:
         """Input, weight and bias (if the case has one), normally distributed."""
         rng = np.random.default_rng(seed)
         shapes = (self.input, self.weight, *([(self.out_channels,)] if self.bias else []))
-        return tuple(_normal(rng, shape, dtype) for shape in shapes)
+        return tuple(normal(rng, shape, dtype) for shape in shapes)
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     values = rng.normal(size=shape)
     if dtype.startswith("complex"):
         values = values + 1j * rng.normal(size=shape)
-    return values.astype(dtype)
+    return np.asarray(values).astype(dtype)
 
 
 def _conv(name: str, input, weight, bias=True, **kwargs) -> Case:
@@ -105,6 +105,9 @@ CONV_CASES = [
     _conv("2d-no-channels", (2, 0, 7, 8), (4, 0, 3, 2)),
     _conv("2d-large-kernel", (1, 2, 20, 18), (2, 1, 13, 12), groups=2, padding=6),
     _conv("2d-winograd-like", (2, 8, 12, 11), (8, 8, 3, 3), padding=1),
+    _conv("2d-many-channels", (1, 128, 4, 5), (130, 128, 2, 3), padding=1),
+    _conv("2d-stride-many-channels", (2, 16, 8, 9), (5, 16, 3, 3), stride=2, padding=1),
+    _conv("2d-groups-beyond-32", (1, 132, 5, 6), (165, 4, 3, 2), groups=33, stride=(1, 2)),
     # Padding modes.
     _conv("2d-reflect", (2, 3, 6, 7), (4, 3, 3, 4), padding=(2, 3), padding_mode="reflect"),
     _conv("2d-replicate", (2, 3, 4, 5), (4, 3, 3, 3), padding=(6, 2), padding_mode="replicate"),
@@ -123,6 +126,7 @@ CONV_CASES = [
     _conv("1d-depthwise-k31", (2, 4, 40), (4, 1, 31), groups=4, padding=15),
     _conv("1d-stride", (2, 3, 50), (4, 3, 10), stride=5, padding=3),
     _conv("1d-groups", (2, 6, 20), (9, 2, 5), groups=3, padding=2, stride=2),
+    _conv("1d-groups-beyond-32-k65", (1, 132, 70), (165, 4, 65), groups=33, padding=2),
     _conv("1d-circular", (2, 3, 9), (5, 3, 4), padding=3, padding_mode="circular"),
     _conv("1d-same-even", (2, 3, 9), (5, 3, 4), padding="same", dilation=3),
     # Three axes.

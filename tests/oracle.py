@@ -24,47 +24,61 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def run_jaxconv(case: Case, *arrays: Any, **extra: Any) -> jax.Array:
-    return getattr(jaxconv, case.function)(*arrays, **case.kwargs, **extra)
+def run_jaxconv(case: Case, *arrays: Any, channels_last: bool = False, **extra: Any) -> jax.Array:
+    """Channels first in and out; with `channels_last`, channels last in between."""
+    function = getattr(jaxconv, case.function)
+    input, *params = arrays
+    kwargs, n = case.kwargs | extra, case.num_spatial_dims
+    if not channels_last or input.ndim <= n:
+        return function(input, *params, **kwargs)
+    size = kwargs.get("output_size")
+    if isinstance(size, tuple | list) and len(size) == input.ndim > n:
+        kwargs["output_size"] = (*size[: -n - 1], *size[-n:], size[-n - 1])
+    output = function(
+        jnp.moveaxis(input, -n - 1, -1), *params, **kwargs, data_format="channels_last"
+    )
+    return jnp.moveaxis(output, -1, -n - 1)
 
 
 def run_torch(case: Case, *tensors: torch.Tensor) -> torch.Tensor:
     kwargs = dict(case.kwargs)
     input, weight, *bias = tensors
-    if case.transposed:
-        kwargs["output_padding"] = _torch_output_padding(case, input, kwargs)
-        kwargs.pop("output_size", None)
-    elif kwargs.pop("padding_mode", "zeros") != "zeros":
-        mode = case.kwargs["padding_mode"]
-        input = F.pad(input, _torch_pad(case), mode=mode)
+    if "output_size" in kwargs:
+        kwargs["output_padding"] = _torch_output_padding(case, input, weight)
+        kwargs.pop("output_size")
+    if kwargs.pop("padding_mode", "zeros") != "zeros":
+        input = F.pad(input, _torch_pad(case, weight), mode=case.kwargs["padding_mode"])
         kwargs["padding"] = 0
     return getattr(F, case.function)(input, weight, *bias, **kwargs)
 
 
-def _torch_pad(case: Case) -> list[int]:
+def _torch_pad(case: Case, weight: torch.Tensor) -> list[int]:
     """The argument of `F.pad` that does what torch's layer does before a convolution."""
-    module = getattr(torch.nn, f"Conv{case.num_spatial_dims}d")(
-        1, 1, case.weight[2:], padding=case.kwargs["padding"],
-        dilation=case.kwargs.get("dilation", 1),
-    )  # fmt: skip
+    n = case.num_spatial_dims
+    words = {"stride": 1, "padding": 0, "dilation": 1, "padding_mode": "zeros"}
+    arguments = {name: case.kwargs.get(name, default) for name, default in words.items()}
+    # torch's functions repeat a tuple of one; its layers leave it as it is.
+    spread = {name: value if isinstance(value, str) else _spread(value, n)
+              for name, value in arguments.items()}  # fmt: skip
+    module = getattr(torch.nn, f"Conv{n}d")(1, 1, tuple(weight.shape[2:]), **spread)
     return list(module._reversed_padding_repeated_twice)
 
 
-def _torch_output_padding(case: Case, input: torch.Tensor, kwargs: dict) -> Any:
-    if "output_size" not in kwargs:
-        return kwargs.get("output_padding", 0)
+def _torch_output_padding(case: Case, input: torch.Tensor, weight: torch.Tensor) -> list[int]:
     n = case.num_spatial_dims
-    module = getattr(torch.nn, f"ConvTranspose{n}d")(1, 1, case.weight[2:])
-    spread = {name: _spread(kwargs.get(name, default), n) for name, default in
-              (("stride", 1), ("padding", 0), ("dilation", 1))}  # fmt: skip
+    module = getattr(torch.nn, f"ConvTranspose{n}d")(1, 1, 1)
+    stride, padding, dilation = (
+        _spread(case.kwargs.get(name, default), n)
+        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
     return module._output_padding(
-        input, list(kwargs["output_size"]), spread["stride"], spread["padding"],
-        list(case.weight[2:]), n, spread["dilation"],
-    )  # fmt: skip
+        input, case.kwargs["output_size"], stride, padding, tuple(weight.shape[2:]), n, dilation
+    )
 
 
-def _spread(value: Any, n: int) -> list[int]:
-    return [value] * n if isinstance(value, int) else list(value)
+def _spread(value: Any, n: int) -> tuple[int, ...]:
+    entries = tuple(value) if np.iterable(value) else (value,)
+    return entries * n if len(entries) == 1 else entries
 
 
 def torch_gradients(case: Case, *arrays: Any) -> tuple[np.ndarray, tuple, tuple[np.ndarray, ...]]:
