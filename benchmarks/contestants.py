@@ -5,7 +5,9 @@ timed; each returns what must be waited for. `f+b` returns the output and all th
 random cotangent: without the output, XLA would drop the forward pass and flatter JAX.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,10 +16,45 @@ import numpy as np
 from jax import lax
 
 import jaxconv
+from benchmarks.timing import reason
 from benchmarks.workloads import Workload
 
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+
+
+class Jitted:
+    """A function of JAX with its arguments, compiled by `compile` or else by the first call."""
+
+    def __init__(self, function: Callable, *arguments: Any):
+        self.arguments = arguments
+        self._function: Any = jax.jit(function)
+
+    def compile(self) -> jax.stages.Compiled:
+        self._function = compiled = self._function.lower(*self.arguments).compile()
+        return compiled
+
+    def __call__(self) -> Any:
+        return self._function(*self.arguments)
+
+
+def compile_together(jobs: Mapping[Any, Any]) -> dict[Any, str]:
+    """Call `compile()` of all, in as many threads as there are cores; the failures, by key.
+
+    XLA holds neither Python's lock nor more than one core, mostly. What it tries out on a GPU, it
+    tries one at a time.
+    """
+
+    def failure(job: Any) -> str | None:
+        try:
+            job.compile()
+        except Exception as error:
+            return reason(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        failures = zip(jobs, pool.map(failure, jobs.values()), strict=True)
+        return {key: text for key, text in failures if text is not None}
 
 
 def arrays(workload: Workload, batch: int) -> tuple[np.ndarray, ...]:
@@ -33,18 +70,13 @@ def arrays(workload: Workload, batch: int) -> tuple[np.ndarray, ...]:
 
 
 def _jax_pair(layer: Callable, operands: tuple[jax.Array, ...]) -> Pair:
-    """Forward, and output with gradients, both jitted."""
-    forward = jax.jit(layer)
-
-    @jax.jit
     def backward(cotangent, *operands):
         output, vjp = jax.vjp(layer, *operands)
         return output, vjp(cotangent)
 
     shape = jax.eval_shape(layer, *operands)
     cotangent = jax.random.normal(jax.random.key(1), shape.shape, jnp.float32)
-    cotangent = cotangent.astype(shape.dtype)
-    return (lambda: forward(*operands)), (lambda: backward(cotangent, *operands))
+    return Jitted(layer, *operands), Jitted(backward, cotangent.astype(shape.dtype), *operands)
 
 
 def _operands(workload: Workload, batch: int, dtype: str, channels_last: bool) -> tuple:

@@ -31,16 +31,35 @@ def _run(function: Callable[[], Any], repeats: int) -> float:
 
 
 def median_times(
-    functions: Mapping[str, Callable[[], Any]], seconds: float = 0.5, rounds: int = 7
+    functions: Mapping[str, Callable[[], Any]],
+    seconds: float = 0.5,
+    rounds: int = 7,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """Median seconds a call of each function, with about `seconds` for each in all."""
-    repeats = {}
+    """Median seconds a call of each function, with about `seconds` for each in all.
+
+    A function too slow for that runs once or more, but in no further round once it has had ten
+    times as much. One that raises is left out and, given `failed`, noted there with its reason.
+    """
+    repeats: dict[str, int] = {}
     for name, function in functions.items():
-        wait(function())
-        once = _run(function, 1)
+        try:
+            wait(function())
+            once = _run(function, 1)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[name] = reason(error)
+            continue
         repeats[name] = max(1, min(200, int(seconds / rounds / max(once, 1e-6))))
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in repeats}
     for _ in range(rounds):
-        for name, function in functions.items():
-            times[name].append(_run(function, repeats[name]))
+        for name, count in repeats.items():
+            if count * sum(times[name]) < 10 * seconds:
+                times[name].append(_run(functions[name], count))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, for tables."""
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
