@@ -19,13 +19,16 @@ FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one; the code grows with them."""
 
 MANY_CHANNELS = 128
-"""Channels from which a matrix product keeps all cores busy even for small images."""
+"""Channels from which a matrix product keeps all cores busy even for a whole batch of images."""
 
 FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
 SMALL_KERNEL = 9
-"""Up to this many taps, one product of matrices for each beats the convolution."""
+"""Up to this many taps, one product of matrices for each beats the convolution's gradient,"""
+
+FEW_ELEMENTS = 1 << 22
+"""as long as a copy of an image for each tap has no more elements than this."""
 
 
 def choose(
@@ -41,7 +44,8 @@ def choose(
     if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
         # Forward, all taps are one pass over the image. Backward, each tap has a pass of its own.
         blocks = ("blocks",) if result == "weight" and one_device else ()
-        return (*blocks, *layout, "phases", "fit", "taps_in_steps")
+        fit = ("fit",) if result != "input" else ()  # What padding adds need not be computed.
+        return (*blocks, *layout, "phases", *fit, "taps_in_steps")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
@@ -77,15 +81,11 @@ def _dense_output(g: Geometry, c: int, o: int) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
     if run < 32 and divides(g) and g.kernel_size == g.stride:
         return ("stride_to_channels", "direct")
-    if g.num_spatial_dims == 2 and (run < 32 or _many_channels(g, c, o)):
-        return ("taps_to_channels:0", "axis_to_batch", "direct")
     return ("direct",)
 
 
 def _dense_input(g: Geometry, c: int, o: int) -> Plan:
-    if set(g.stride) == {1}:
-        if g.num_spatial_dims == 2 and _many_channels(g, c, o):
-            return ("taps_to_channels:0", "axis_to_batch", "direct")
+    if set(g.stride) == {1} or c == 1:
         return ("direct",)
     if divides(g):
         return ("stride_to_channels", "direct")
@@ -96,19 +96,18 @@ def _dense_input(g: Geometry, c: int, o: int) -> Plan:
 
 def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if set(g.stride) == {1}:
-        if _many_channels(g, c, o) and g.taps <= FEW_TAPS:
+        if g.taps > SMALL_KERNEL or g.num_spatial_dims == 1:
+            return ("direct",)
+        if min(c, o) >= MANY_CHANNELS:
             return ("sum_over_taps", "direct")
-        if 1 < g.taps <= SMALL_KERNEL and one_device:
+        if one_device and g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS:
             return ("blocks", "sum_over_taps", "direct")
         return ("direct",)
     if divides(g):
-        return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
+        rows = ("taps_to_channels:0", "axis_to_batch") if g.num_spatial_dims > 1 else ()
+        return ("stride_to_channels", *rows, "direct")
     if g.taps > FEW_TAPS:
         return ("direct",)
     if c >= FEW_CHANNELS:
         return ("phases", "sum_over_taps", "direct")
     return ("blocks", "taps_to_channels", "direct") if one_device else ("direct",)
-
-
-def _many_channels(g: Geometry, c: int, o: int) -> bool:
-    return min(c, o) >= MANY_CHANNELS and set(g.stride) == {1}

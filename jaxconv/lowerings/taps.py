@@ -56,14 +56,25 @@ def conv(
             ]
         return functools.reduce(jnp.add, products)
 
-    chunk = min(g.taps, max(1, UNROLLED // len(channels)))
+    chunk = _chunk(g.taps, max(1, UNROLLED // len(channels)))
     loops, rest = divmod(g.taps, chunk)
-    total = terms(0, chunk)
-    if loops > 1:
-        total = lax.fori_loop(1, loops, lambda n, total: total + terms(n * chunk, chunk), total)
+    if loops == 1:
+        total = terms(0, chunk)
+    else:
+        zeros = jnp.zeros_like(jax.eval_shape(lambda: terms(0, 1)))
+        total = lax.fori_loop(0, loops, lambda n, total: total + terms(n * chunk, chunk), zeros)
     if rest:
         total = total + terms(loops * chunk, rest)
     return _by_group(total, g.channel_axis)
+
+
+def _chunk(taps: int, most: int) -> int:
+    """How many taps to write out: all, or a good part that leaves no rest to be compiled too."""
+    if taps <= most:
+        return taps
+    most //= 2
+    divisor = max(n for n in range(1, most + 1) if taps % n == 0)
+    return divisor if divisor > most // 8 else most
 
 
 def conv_weight(
