@@ -42,7 +42,8 @@ format: $(call needs,lint)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# Hours on a CPU; `make bench DEVICE=cuda DTYPE=bfloat16` on a GPU. `make report` shows the results.
+# Ten minutes on two cores; `make bench DEVICE=cuda DTYPE=bfloat16` on a GPU. `make report` shows the
+# results.
 DEVICE := cpu
 DTYPE := float32
 measure = $(PYTHON) -m benchmarks.$(1) --device $(DEVICE) --dtype $(DTYPE) \

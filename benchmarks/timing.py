@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 
+PAUSE = 0.02
+"""Seconds between two contestants."""
+
 
 def wait(result: Any) -> None:
     """Until `result`, of JAX or torch, has been computed."""
@@ -56,6 +59,8 @@ def median_times(
     for _ in range(rounds):
         for name, count in repeats.items():
             if count * sum(times[name]) < 10 * seconds:
+                # The threads of the one before, torch's above all, stay awake for a while.
+                time.sleep(PAUSE)
                 times[name].append(_run(functions[name], count))
     return {name: statistics.median(values) for name, values in times.items()}
 

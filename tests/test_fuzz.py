@@ -101,7 +101,9 @@ def check(call: Call) -> str:
     expected, actual = torch_answer(call), our_answer(call)
     if isinstance(expected, Refusal) and isinstance(actual, Refusal):
         return "refused by both"
-    assert not isinstance(expected, Refusal), f"jaxconv answers; torch refuses: {expected}"
+    if isinstance(expected, Refusal):
+        assert "not numpy.ndarray" in expected, f"jaxconv answers; torch refuses: {expected}"
+        return "an array of ints will do for a tuple of them"
     if isinstance(actual, Refusal):
         reason = why_on_purpose(actual, call.case.num_spatial_dims, expected[0].shape)
         assert reason, f"torch answers; jaxconv refuses: {actual}"
@@ -146,6 +148,8 @@ def check_layer(call: LayerCall) -> str:
     expected, actual = torch_layer(call), our_layer(call)
     if isinstance(expected, Refusal) and isinstance(actual, Refusal):
         return "refused by both"
+    if "can't allocate memory" in expected:
+        return "too large for torch; jaxconv gives shapes without allocating"
     if isinstance(actual, Refusal) and not isinstance(expected, Refusal):
         reason = why_on_purpose(actual, int(call.name[-2]), expected[0])
         if actual.startswith("`groups` must divide out_channels") and "Lazy" in call.name:
