@@ -158,10 +158,8 @@ def main() -> None:
         print(f"{model.name:22} | " + " | ".join(cells), failed or "", flush=True)
         records.save(args.json, record)
     rows = [run.ratios(times[KIND]) for times in record["seconds"].values()]
-    for name in args.names:
-        values = [row[name] for row in rows if name in row]
-        if values:
-            print(f"geometric mean against torch: {name}: {run.geometric_mean(values):.2f}")
+    for name, mean in run.geometric_means(rows).items():
+        print(f"geometric mean against torch: {name}: {mean:.2f}")
 
 
 if __name__ == "__main__":

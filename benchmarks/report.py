@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import charts, compile_cost, records
-from benchmarks.run import KINDS, geometric_mean, ratios
+from benchmarks.run import KINDS, geometric_means, ratios
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "speed.md"
@@ -47,12 +47,7 @@ def rows_of(record: Record, kind: str) -> dict[str, dict[str, float]]:
 
 
 def means(record: Record, kind: str) -> dict[str, float]:
-    """The geometric mean of each contestant's ratios."""
-    values: dict[str, list[float]] = {}
-    for row in rows_of(record, kind).values():
-        for name, ratio in row.items():
-            values.setdefault(name, []).append(ratio)
-    return {name: geometric_mean(ratios) for name, ratios in values.items()}
+    return geometric_means(rows_of(record, kind).values())
 
 
 def present(record: Record, kind: str, among: Iterable[str]) -> list[str]:

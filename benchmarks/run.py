@@ -9,7 +9,7 @@ import argparse
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,13 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     }
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
+def geometric_means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The geometric mean of each contestant's ratios."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, ratio in row.items():
+            values.setdefault(name, []).append(ratio)
+    return {name: float(np.exp(np.mean(np.log(each)))) for name, each in values.items()}
 
 
 def selected(pattern: str, items: Sequence[Any]) -> list[Any]:
@@ -165,10 +170,8 @@ def main() -> None:
         records.save(args.json, record)
     for kind in KINDS:
         rows = [ratios(times[kind]) for times in record["seconds"].values()]
-        for name in args.names:
-            values = [row[name] for row in rows if name in row]
-            if values:
-                print(f"geometric mean, {kind}, {name}: {geometric_mean(values):.2f}")
+        for name, mean in geometric_means(rows).items():
+            print(f"geometric mean, {kind}, {name}: {mean:.2f}")
 
 
 if __name__ == "__main__":

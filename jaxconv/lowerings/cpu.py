@@ -44,8 +44,7 @@ def choose(
     if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
         # Forward, all taps are one pass over the image. Backward, each tap has a pass of its own.
         blocks = ("blocks",) if result == "weight" and one_device else ()
-        fit = ("fit",) if result != "input" else ()  # What padding adds need not be computed.
-        return (*blocks, *layout, "phases", *fit, "taps_in_steps")
+        return (*blocks, *layout, "phases", "fit", "taps_in_steps")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
@@ -60,7 +59,7 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
         return _dense_3d(result, g, c)
     if result == "weight":
         return _dense_weight(g, c, o, one_device)
-    return {"output": _dense_output, "input": _dense_input}[result](g, c, o)
+    return _dense_output(g, c) if result == "output" else _dense_input(g, c)
 
 
 def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
@@ -77,14 +76,14 @@ def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
     return ("taps_to_channels:0", "axis_to_batch", "direct")
 
 
-def _dense_output(g: Geometry, c: int, o: int) -> Plan:
+def _dense_output(g: Geometry, c: int) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
     if run < 32 and divides(g) and g.kernel_size == g.stride:
         return ("stride_to_channels", "direct")
     return ("direct",)
 
 
-def _dense_input(g: Geometry, c: int, o: int) -> Plan:
+def _dense_input(g: Geometry, c: int) -> Plan:
     if set(g.stride) == {1} or c == 1:
         return ("direct",)
     if divides(g):

@@ -36,8 +36,7 @@ def choose(
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any) -> Plan:
-    fit = ("fit",) if result != "input" else ()  # What padding adds need not be computed.
-    by_taps = ("phases", *fit, "taps") if g.taps <= FEW_TAPS else ("direct",)
+    by_taps = ("phases", "fit", "taps") if g.taps <= FEW_TAPS else ("direct",)
     if g.num_spatial_dims == 3:
         return ("sum_over_taps:0", "axis_to_batch", "direct") if multiplier == 1 else by_taps
     if g.num_spatial_dims == 1 or multiplier > 1 or not _cudnn_has_depthwise(g):

@@ -130,7 +130,8 @@ def _last(g: Geometry, axis: int, result: str) -> Change | None:
 
 
 def _fit(g: Geometry, axis: int, result: str) -> Change | None:
-    if not any(g.padding_low) and not any(g.padding_high):
+    # If x is the result, what padding adds to it need not be computed.
+    if result == "input" or not (any(g.padding_low) or any(g.padding_high)):
         return None
     return changes.fit_input(g)
 
