@@ -257,6 +257,40 @@ def first_axis_to_batch(g: Geometry) -> Change:
     return Change([part], image_map, lambda w: [lax.squeeze(w, (2,))], image_map)
 
 
+def batch_to_last_axis(g: Geometry, batch: int) -> Change:
+    """The images of the batch side by side along the last axis, as one long image.
+
+    Image n begins at `n*period`, a whole number of strides, so its windows are those from
+    `n*period/s` on. What pads the next image at its beginning pads this one at its end. Windows
+    between images are in y too, and dropped from a result.
+    """
+    s, o = g.stride[-1], g.output_size[-1]
+    low = g.padding_low[-1]
+    covered = (o - 1) * s + g.reach[-1] + 1
+    data = low + min(g.input_size[-1], covered - low)
+    strides = -(-max(o * s, covered - max(low, 0), data) // s)
+    axis = g.spatial_axes[-1]
+
+    def side_by_side(images):
+        images = jnp.moveaxis(images, 0, axis - 1)
+        *before, _, size = images.shape[: axis + 1]
+        return [images.reshape(1, *before, batch * size, *images.shape[axis + 1 :])]
+
+    part = _replace_axis(
+        g,
+        g.num_spatial_dims - 1,
+        input_size=batch * strides * s,
+        output_size=batch * strides,
+        padding_low=0,
+    )
+    return Change(
+        [part],
+        lambda x: side_by_side(fit(x, axis, low, strides * s)),
+        _same,
+        lambda y: side_by_side(fit(y, axis, 0, strides)),
+    )
+
+
 def dilation_to_batch(g: Geometry, axis: int) -> Change:
     """Along one axis of stride 1 and an output that d divides: the d residues as d times the batch.
 
@@ -277,6 +311,17 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
         g, axis, input_size=rows + k - 1, output_size=rows, padding_low=0, dilation=1
     )
     return Change([part], x_map, _same, into_batch)
+
+
+def fill_channels(g: Geometry, result: str, channels: int) -> Change:
+    """The channels of a result y or x, without groups, filled up to `channels` by zeros."""
+
+    def image_map(image):
+        return [fit(image, g.channel_axis, 0, channels)]
+
+    if result == "output":
+        return Change([g], _same, lambda w: [fit(w, 0, 0, channels)], image_map)
+    return Change([g], image_map, lambda w: [fit(w, 1, 0, channels)], _same)
 
 
 def each_group(g: Geometry) -> Change:

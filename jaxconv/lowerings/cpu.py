@@ -9,8 +9,10 @@ multiplying zeros), and few channels per group become plain arithmetic across th
 import math
 from typing import Any
 
+import jax
+
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.plans import Plan, divides
+from jaxconv.lowerings.plans import CHANNEL_TILE, Plan, divides
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -24,11 +26,24 @@ MANY_CHANNELS = 128
 FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
-SMALL_KERNEL = 9
-"""Up to this many taps, one product of matrices for each beats the convolution's gradient,"""
-
 FEW_ELEMENTS = 1 << 22
-"""as long as a copy of an image for each tap has no more elements than this."""
+"""Copies of an image, one for each tap, of up to this many elements stay in the cache."""
+
+COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
+"""A matrix product for each row of taps."""
+
+SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
+"""Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
+in tiles of `FEW_COLUMNS // 2` numbers or so. One tile keeps one core busy."""
+
+FEW_COLUMNS = 6144
+"""Columns times channels that leave a core idle, so that images are laid side by side,"""
+
+MANY_TILES = 256
+"""unless there are so many channels, which are divided themselves."""
+
+VECTOR = 16
+"""A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
 
 
 def choose(
@@ -42,9 +57,10 @@ def choose(
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
     if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
-        # Forward, all taps are one pass over the image. Backward, each tap has a pass of its own.
-        blocks = ("blocks",) if result == "weight" and one_device else ()
-        return (*blocks, *layout, "phases", "fit", "taps_in_steps")
+        if result == "weight":
+            return (*layout, "fit", "rows" if one_device else "taps")
+        phases = ("phases",) if result == "input" else ()
+        return (*layout, *phases, "fit", "taps_in_steps")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
@@ -55,36 +71,54 @@ def choose(
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
+    convolution = _convolution(result, g, c, o, one_device)
     if g.num_spatial_dims == 3:
-        return _dense_3d(result, g, c)
+        return _dense_3d(result, g, c, convolution)
     if result == "weight":
         return _dense_weight(g, c, o, one_device)
-    return _dense_output(g, c) if result == "output" else _dense_input(g, c)
+    if result == "output":
+        return _dense_output(g, c, convolution)
+    return _dense_input(g, c, convolution)
 
 
-def _dense_3d(result: str, g: Geometry, c: int) -> Plan:
+def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+    """A convolution by XLA, of stride 1 if x is the result, with all its cores at work."""
+    if result == "weight" or g.groups > 1:
+        return ("direct",)
+    channels, columns = (o, g.output_size[-1]) if result == "output" else (c, g.input_size[-1])
+    short = -channels % CHANNEL_TILE
+    filled = ("fill_channels",) if 0 < short < VECTOR else ()
+    few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
+    wide = ("batch_to_last_axis",) if few and one_device and SPLITS_COLUMNS_ONLY else ()
+    return (*filled, *wide, "direct")
+
+
+def _dense_3d(result: str, g: Geometry, c: int, convolution: Plan) -> Plan:
     """Two axes at a time: a sum over depth taps, or with few channels, depth taps as channels."""
     if divides(g) and g.kernel_size == g.stride != (1, 1, 1):
         return ("stride_to_channels", "direct")
     if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
     if c >= FEW_CHANNELS:
-        others = ("phases", "direct") if result == "input" else ("direct",)
-        return ("phases:0", "sum_over_taps:0", "axis_to_batch", *others)
+        strided = result == "input" and set(g.stride[1:]) != {1}
+        last = ("phases", "direct") if strided else convolution
+        return ("phases:0", "sum_over_taps:0", "axis_to_batch", *last)
     if result == "input" and set(g.stride) != {1}:
         return ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
-    return ("taps_to_channels:0", "axis_to_batch", "direct")
+    return ("taps_to_channels:0", "axis_to_batch", *convolution)
 
 
-def _dense_output(g: Geometry, c: int) -> Plan:
+def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
     if run < 32 and divides(g) and g.kernel_size == g.stride:
         return ("stride_to_channels", "direct")
-    return ("direct",)
+    return convolution
 
 
-def _dense_input(g: Geometry, c: int) -> Plan:
-    if set(g.stride) == {1} or c == 1:
+def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
+    if set(g.stride) == {1}:
+        return convolution
+    if c == 1:
         return ("direct",)
     if divides(g):
         return ("stride_to_channels", "direct")
@@ -94,19 +128,20 @@ def _dense_input(g: Geometry, c: int) -> Plan:
 
 
 def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    if set(g.stride) == {1}:
-        if g.taps > SMALL_KERNEL or g.num_spatial_dims == 1:
-            return ("direct",)
-        if min(c, o) >= MANY_CHANNELS:
-            return ("sum_over_taps", "direct")
-        if one_device and g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS:
-            return ("blocks", "sum_over_taps", "direct")
+    """Matrix products, of columns of taps as channels where a single tap makes them too narrow."""
+    if g.taps == 1:
+        return ("sum_over_taps", "matrix_product")
+    blocks = ("blocks",) if one_device and g.num_spatial_dims > 1 else ()
+    if set(g.stride) != {1} and divides(g):
+        return (*blocks, "stride_to_channels", *COLUMNS_OF_TAPS)
+    if g.num_spatial_dims == 1 or g.taps > FEW_TAPS:
         return ("direct",)
-    if divides(g):
-        rows = ("taps_to_channels:0", "axis_to_batch") if g.num_spatial_dims > 1 else ()
-        return ("stride_to_channels", *rows, "direct")
-    if g.taps > FEW_TAPS:
-        return ("direct",)
-    if c >= FEW_CHANNELS:
+    if set(g.stride) != {1} and c >= FEW_CHANNELS:
         return ("phases", "sum_over_taps", "direct")
-    return ("blocks", "taps_to_channels", "direct") if one_device else ("direct",)
+    if min(c, o) >= MANY_CHANNELS:
+        return ("sum_over_taps", "direct")
+    if not one_device:
+        return ("direct",)
+    # Padding beforehand pays as long as all copies of an image are small.
+    fit = ("fit",) if g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS else ()
+    return ("blocks", *fit, *COLUMNS_OF_TAPS)

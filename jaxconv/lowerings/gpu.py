@@ -60,9 +60,10 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
     if g.taps == 1 and result == "weight":
         return ("taps_to_channels", "direct")  # A product over the elements that are met.
     if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
+        by_depth = ("taps_to_channels:0", "axis_to_batch", "direct")
         if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
-            return ("direct",)
-        return ("taps_to_channels:0", "axis_to_batch", "direct")
+            return ("stride_to_channels", *by_depth) if divides(g) else ("direct",)
+        return by_depth
     if result == "weight" and max(g.dilation) > 1 and set(g.stride) == {1}:
         # cuDNN's weight gradient is slow when dilated.
         if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):

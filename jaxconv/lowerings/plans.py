@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, changes, direct, products, taps
+from jaxconv.lowerings import blocks, changes, direct, products, rows, taps
 from jaxconv.lowerings.changes import Change
 
 OPERANDS = {
@@ -17,6 +17,9 @@ OPERANDS = {
     "input": ("output", "weight"),
     "weight": ("input", "output"),
 }
+CHANNEL_TILE = 64
+"""To a multiple of it `fill_channels` fills: XLA:CPU computes so many channels at once."""
+
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation."""
 
@@ -29,7 +32,7 @@ def carry_out(
         if name == "blocks":
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b)
-        change = _change(name, g, result)
+        change = _change(name, result, a, b, g)
         if change is not None:
             return _changed(change, plan[position:], result, a, b, g, options)
     return _COMPUTATIONS[plan[-1]](result, a, b, g, options)
@@ -41,7 +44,8 @@ _ADDING = {
     "sum_over_taps": ("output", "input"),
     "taps_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
-    "taps_in_steps": ("output", "input", "weight"),
+    "taps_in_steps": ("output", "input"),
+    "rows": ("weight",),
 }
 
 
@@ -61,13 +65,13 @@ def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options
     return jax.linear_transpose(maps[result], like)(results)[0]
 
 
-def _change(name: str, g: Geometry, result: str) -> Change | None:
+def _change(name: str, result: str, a: jax.Array, b: jax.Array, g: Geometry) -> Change | None:
     """The change of that name along the first axis that it fits, or None."""
     name, _, which = name.partition(":")
     n = g.num_spatial_dims
     axes = [int(which) % n] if which else list(range(n))
     for axis in axes:
-        change = _CHANGES[name](g, axis, result)
+        change = _CHANGES[name](g, axis, result=result, a=a, b=b)
         if change is not None:
             return change
     return None
@@ -91,45 +95,58 @@ def _is_pointwise(g: Geometry, axis: int) -> bool:
     )
 
 
-def _phases(g: Geometry, axis: int, result: str) -> Change | None:
+def _phases(g: Geometry, axis: int, **_) -> Change | None:
     return changes.phases(g, axis) if g.stride[axis] > 1 else None
 
 
-def _stride_to_channels(g: Geometry, axis: int, result: str) -> Change | None:
+def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
     s, k, d = g.stride[axis], g.kernel_size[axis], g.dilation[axis]
     return changes.stride_to_channels(g, axis) if s > 1 and d == 1 and k % s == 0 else None
 
 
-def _taps_to_channels(g: Geometry, axis: int, result: str) -> Change | None:
+def _taps_to_channels(g: Geometry, axis: int, **_) -> Change | None:
     return None if _is_pointwise(g, axis) else changes.taps_to_channels(g, axis)
 
 
-def _sum_over_taps(g: Geometry, axis: int, result: str) -> Change | None:
+def _sum_over_taps(g: Geometry, axis: int, **_) -> Change | None:
     return None if _is_pointwise(g, axis) else changes.sum_over_taps(g, axis)
 
 
-def _axis_to_batch(g: Geometry, axis: int, result: str) -> Change | None:
+def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     if axis or g.num_spatial_dims == 1 or not _is_pointwise(g, 0):
         return None
     return changes.first_axis_to_batch(g)
 
 
-def _dilation_to_batch(g: Geometry, axis: int, result: str) -> Change | None:
+def _dilation_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     d = g.dilation[axis]
     if d == 1 or g.stride[axis] != 1 or g.output_size[axis] % d:
         return None
     return changes.dilation_to_batch(g, axis)
 
 
-def _groups(g: Geometry, axis: int, result: str) -> Change | None:
+def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None:
+    batch = a.shape[0]
+    return changes.batch_to_last_axis(g, batch) if batch > 1 else None
+
+
+def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
+    if result == "weight" or g.groups > 1:
+        return None
+    channels = b.shape[0 if result == "output" else 1]
+    filled = -(-channels // CHANNEL_TILE) * CHANNEL_TILE
+    return changes.fill_channels(g, result, filled) if filled > channels else None
+
+
+def _groups(g: Geometry, axis: int, **_) -> Change | None:
     return changes.each_group(g) if g.groups > 1 else None
 
 
-def _last(g: Geometry, axis: int, result: str) -> Change | None:
+def _last(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else changes.last(g)
 
 
-def _fit(g: Geometry, axis: int, result: str) -> Change | None:
+def _fit(g: Geometry, axis: int, result: str, **_) -> Change | None:
     # If x is the result, what padding adds to it need not be computed.
     if result == "input" or not (any(g.padding_low) or any(g.padding_high)):
         return None
@@ -143,6 +160,8 @@ _CHANGES: dict[str, Callable[[Geometry, int, str], Change | None]] = {
     "sum_over_taps": _sum_over_taps,
     "axis_to_batch": _axis_to_batch,
     "dilation_to_batch": _dilation_to_batch,
+    "batch_to_last_axis": _batch_to_last_axis,
+    "fill_channels": _fill_channels,
     "groups": _groups,
     "last": _last,
     "fit": _fit,
@@ -169,13 +188,22 @@ def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
     return forms[result](a, b, g, **options)
 
 
+def _compute_matrix_product(result: str, a, b, g: Geometry, options) -> jax.Array:
+    w = products.weight_by_matrices(a, b, **options)
+    return w.reshape(*w.shape, *g.kernel_size)
+
+
 def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = False) -> jax.Array:
     dtype = options.get("preferred_element_type")
     if result == "weight":
-        return taps.conv_weight(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
+        return taps.conv_weight(a, b, g, preferred_element_type=dtype)
     if result == "input":
         a, b, g = _mirrored(a, b, g)
     return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
+
+
+def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
+    return rows.conv_weight(a, b, g, **options)
 
 
 def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
@@ -197,6 +225,8 @@ def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
 
 _COMPUTATIONS = {
     "direct": _compute_direct,
+    "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
+    "rows": _compute_rows,
 }

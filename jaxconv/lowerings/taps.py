@@ -35,9 +35,9 @@ def conv(
     # Without the barrier, XLA replaces slices of the padded x by several pads.
     x = lax.optimization_barrier(x)
     channels = [
-        c.astype(dtype) for c in _unstack(_by_place_in_group(x, g.channel_axis, g.groups), g)
+        c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)
     ]
-    by_place = _by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
+    by_place = by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
     by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
 
     def weight_at(tap: Any) -> jax.Array:
@@ -77,51 +77,29 @@ def _chunk(taps: int, most: int) -> int:
     return divisor if divisor > most // 8 else most
 
 
-def conv_weight(
-    x: jax.Array, y: jax.Array, geometry: Geometry, *, in_steps: bool, **options: Any
-) -> jax.Array:
+def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
     """w, from y and an x that is padded already."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
     x = lax.optimization_barrier(x)
     channels = [
-        c.astype(dtype) for c in _unstack(_by_place_in_group(x, g.channel_axis, g.groups), g)
+        c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)
     ]
-    y = lax.optimization_barrier(_by_place_in_group(y, g.channel_axis, g.groups)).astype(dtype)
+    y = lax.optimization_barrier(by_place_in_group(y, g.channel_axis, g.groups)).astype(dtype)
     kept = (y.ndim - 2, y.ndim - 1) if g.channels_last else (1, 2)
     summed = tuple(axis for axis in range(y.ndim) if axis not in kept)
-
-    sum_of_products = _sum_by_rows if in_steps else _sum_at_once
 
     def weight_at(tap: Any) -> jax.Array:
         """(O/g, groups, I/g)"""
         windows = [jnp.expand_dims(_window(image, g, tap), kept[0]) for image in channels]
-        return jnp.stack([sum_of_products(window, y, summed) for window in windows], -1)
+        return jnp.stack([jnp.sum(window * y, summed) for window in windows], -1)
 
-    if in_steps or g.taps > UNROLLED:
+    if g.taps > UNROLLED:
         w = lax.map(weight_at, jnp.arange(g.taps))
     else:
         w = jnp.stack([weight_at(tap) for tap in range(g.taps)])
     w = jnp.moveaxis(w, 0, -1)
     return _by_group(w, 0).reshape(-1, w.shape[2], *g.kernel_size)
-
-
-def _sum_at_once(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(a * b, axes)
-
-
-def _sum_by_rows(a: jax.Array, b: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    axis = axes[1]  # The first spatial one.
-    whole = a.shape[axis] // ROWS * ROWS
-    if whole < 2 * ROWS:
-        return _sum_at_once(a, b, axes)
-    products = [
-        lax.slice_in_dim(a, row, whole, ROWS, axis) * lax.slice_in_dim(b, row, whole, ROWS, axis)
-        for row in range(ROWS)
-    ]
-    added = lax.optimization_barrier(functools.reduce(jnp.add, products))
-    rest_a, rest_b = (lax.slice_in_dim(array, whole, None, axis=axis) for array in (a, b))
-    return jnp.sum(added, axes) + _sum_at_once(rest_a, rest_b, axes)
 
 
 def _window(x: jax.Array, g: Geometry, tap: Any) -> jax.Array:
@@ -147,7 +125,7 @@ def _broadcast_mul(window: jax.Array, weight: jax.Array, g: Geometry) -> jax.Arr
     return window * weight
 
 
-def _by_place_in_group(array: jax.Array, axis: int, groups: int) -> jax.Array:
+def by_place_in_group(array: jax.Array, axis: int, groups: int) -> jax.Array:
     """An axis of channels, `groups*m`, as two, `(m, groups)`."""
     shape = array.shape
     array = array.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
@@ -161,7 +139,7 @@ def _by_group(array: jax.Array, axis: int) -> jax.Array:
     return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
-def _unstack(image: jax.Array, g: Geometry) -> list[jax.Array]:
+def unstack(image: jax.Array, g: Geometry) -> list[jax.Array]:
     axis = g.channel_axis
     pieces = lax.split(image, (1,) * image.shape[axis], axis=axis)
     return [lax.squeeze(piece, (axis,)) for piece in pieces]
