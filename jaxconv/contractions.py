@@ -217,7 +217,6 @@ def _define(name: str, operands: tuple[str, str], result: str, direct: Callable)
         functools.partial(_transpose_rule, contraction, operands[1]),
     )
     batching.primitive_batchers[primitive] = functools.partial(_batch_rule, contraction)
-    mlir.register_lowering(primitive, mlir.lower_fun(direct, multiple_results=False))
     for platform, form in lowerings.platform_forms(result).items():
         mlir.register_lowering(primitive, functools.partial(_lower, form), platform=platform)
     return contraction

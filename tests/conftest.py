@@ -21,6 +21,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if jax.default_backend() == "gpu":  # TF32 would be wrong by more than any tolerance here.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxconv
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, cpu, gpu, plans
 from tests import oracle
@@ -111,6 +112,22 @@ def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose, one_d
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-13, result)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_no_dilated_input_meets_a_larger_kernel(platform):
+    """XLA would swap the two, and end the process: "Window dimensions do not match RHS shape"."""
+    y, w = jnp.ones((1, 2, 2, 3)), jnp.ones((2, 3, 3, 2))
+
+    def lowered(**kwargs):
+        layer = functools.partial(jaxconv.conv_transpose2d, **kwargs)
+        return jax.jit(layer).trace(y, w).lower(lowering_platforms=(platform,)).as_text()
+
+    strides = {"stride": 2, "padding": (1, 2)}
+    assert "lhs_dilate = [2, 2]" not in lowered(**strides, output_padding=1)
+    if platform != "cpu":
+        y = jnp.ones((1, 2, 8, 9))
+        assert "lhs_dilate = [2, 2]" in lowered(**strides)
 
 
 @pytest.mark.parametrize("groups", [2, 4, 40])

@@ -424,6 +424,7 @@ def test_an_optimizer_trains_a_net_as_torchs_does():
 # Sharding, profiles, copies.
 
 
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 @pytest.mark.parametrize("name", ["Conv2d", "LazyConvTranspose2d"])
 def test_partitioned_parameters_are_spread_over_the_mesh(name):
     mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))

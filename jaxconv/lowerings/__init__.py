@@ -16,11 +16,16 @@ from jaxconv.lowerings import cpu, direct, gpu, plans
 
 __all__ = ["direct", "platform_forms"]
 
-_RULES = {"cpu": cpu.choose, "cuda": gpu.choose}
+
+def _choose_elsewhere(*_: Any) -> plans.Plan:
+    return ("convolution",)
 
 
-def platform_forms(result: str) -> dict[str, Callable[..., jax.Array]]:
-    """The platforms that choose a form of their own for the contraction giving `result`."""
+_RULES = {None: _choose_elsewhere, "cpu": cpu.choose, "cuda": gpu.choose}
+
+
+def platform_forms(result: str) -> dict[str | None, Callable[..., jax.Array]]:
+    """The form of the contraction giving `result` by platform; None stands for all others."""
     return {
         platform: functools.partial(_planned, choose, result) for platform, choose in _RULES.items()
     }
@@ -39,14 +44,12 @@ def _planned(
 ) -> jax.Array:
     """The contraction by the plan that `choose` gives."""
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
-    plan = ("direct",)
+    plan = ("convolution",)
     if _is_static(a, b, geometry):
         channels = _channels(result, a, b, geometry)
         plan = choose(result, geometry, *channels, a.dtype, one_device)
-    if plan == ("direct",):
-        return plans.DIRECT[result](a, b, geometry, **options)
     dtype = jnp.dtype(preferred_element_type or a.dtype)
-    if jnp.finfo(dtype).bits < 32 and plans.adds_results(plan, result):
+    if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)
     return plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)

@@ -34,7 +34,7 @@ COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 
 SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
-in tiles of `FEW_COLUMNS // 2` numbers or so. One tile keeps one core busy."""
+in tiles of 4096 numbers or so. One tile keeps one core busy."""
 
 FEW_COLUMNS = 6144
 """Columns times channels that leave a core idle, so that images are laid side by side,"""
@@ -56,9 +56,12 @@ def choose(
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
-    if c * o <= FEW_CHANNELS and (result != "weight" or c * o == 1 or g.groups > FEW_GROUPS):
-        if result == "weight":
-            return (*layout, "fit", "rows" if one_device else "taps")
+    few = c * o <= FEW_CHANNELS
+    if few and result == "weight" and one_device:
+        return (*layout, "fit", "rows")
+    if few and result == "weight" and (c * o == 1 or g.groups > FEW_GROUPS):
+        return (*layout, "fit", "taps")
+    if few and result != "weight":
         phases = ("phases",) if result == "input" else ()
         return (*layout, *phases, "fit", "taps_in_steps")
     if g.groups <= FEW_GROUPS:

@@ -31,19 +31,19 @@ def choose(
     if g.groups == 2:
         return ("groups", *_dense(result, g, dtype))
     if g.groups > 1:
-        return ("direct",)
+        return ("convolution",)
     return _dense(result, g, dtype)
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any) -> Plan:
-    by_taps = ("phases", "fit", "taps") if g.taps <= FEW_TAPS else ("direct",)
+    by_taps = ("phases", "fit", "taps") if g.taps <= FEW_TAPS else ("convolution",)
     if g.num_spatial_dims == 3:
         return ("sum_over_taps:0", "axis_to_batch", "direct") if multiplier == 1 else by_taps
     if g.num_spatial_dims == 1 or multiplier > 1 or not _cudnn_has_depthwise(g):
         return by_taps
     if result == "weight" and g.taps > 25 and jnp.dtype(dtype) == jnp.float32:
         return by_taps
-    return ("direct",)
+    return ("convolution",)
 
 
 def _cudnn_has_depthwise(g: Geometry) -> bool:
@@ -62,7 +62,7 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
     if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
         by_depth = ("taps_to_channels:0", "axis_to_batch", "direct")
         if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
-            return ("stride_to_channels", *by_depth) if divides(g) else ("direct",)
+            return ("stride_to_channels", *by_depth) if divides(g) else ("convolution",)
         return by_depth
     if result == "weight" and max(g.dilation) > 1 and set(g.stride) == {1}:
         # cuDNN's weight gradient is slow when dilated.
@@ -70,4 +70,4 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
             return ("dilation_to_batch", "direct")
         if g.kernel_size[0] <= FEW_TAPS:
             return ("sum_over_taps:0", "axis_to_batch", "direct")
-    return ("direct",)
+    return ("convolution",)

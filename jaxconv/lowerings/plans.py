@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -153,7 +154,7 @@ def _fit(g: Geometry, axis: int, result: str, **_) -> Change | None:
     return changes.fit_input(g)
 
 
-_CHANGES: dict[str, Callable[[Geometry, int, str], Change | None]] = {
+_CHANGES: dict[str, Callable[..., Change | None]] = {
     "phases": _phases,
     "stride_to_channels": _stride_to_channels,
     "taps_to_channels": _taps_to_channels,
@@ -183,9 +184,23 @@ _PRODUCTS = {
 }
 
 
+def _compute_convolution(result: str, a, b, g: Geometry, options) -> jax.Array:
+    if result == "input" and _may_abort_xla(g):
+        return carry_out(("phases", "convolution"), result, a, b, g, **options)
+    return DIRECT[result](a, b, g, **options)
+
+
+def _may_abort_xla(g: Geometry) -> bool:
+    """Whether XLA swaps the operands of the direct form, as it may where the kernel is the larger
+    one: if one has been dilated, a check of its own can then end the process."""
+    is_static = all(isinstance(size, int) for size in g.output_size)
+    return is_static and 0 < math.prod(g.output_size) <= g.taps and set(g.stride) != {1}
+
+
 def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
-    forms = _PRODUCTS if products.fits(g) else DIRECT
-    return forms[result](a, b, g, **options)
+    if products.fits(g):
+        return _PRODUCTS[result](a, b, g, **options)
+    return _compute_convolution(result, a, b, g, options)
 
 
 def _compute_matrix_product(result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -224,6 +239,7 @@ def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
 
 
 _COMPUTATIONS = {
+    "convolution": _compute_convolution,
     "direct": _compute_direct,
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,

@@ -83,7 +83,9 @@ def _sum_of_rows(
     tap_places = (*g.kernel_size[:last], g.kernel_size[last] // taps_at_once)
 
     # What a block of y meets of x, in all; and what a row of it meets at some taps.
-    x_block = [(count - 1) * s + r + 1 for count, s, r in zip(block, g.stride, g.reach, strict=True)]
+    x_block = [
+        (count - 1) * s + r + 1 for count, s, r in zip(block, g.stride, g.reach, strict=True)
+    ]
     x_row = [1] * axis + [(length - 1) * g.stride[axis] + 1] + x_block[axis + 1 :]
     x_row[last] -= g.reach[last] if axis < last else 0
     x_row[last] += (taps_at_once - 1) * g.dilation[last]
@@ -106,11 +108,23 @@ def _sum_of_rows(
             tap[last] *= taps_at_once
             start = [t * d for t, d in zip(tap, g.dilation, strict=True)]
             added = []
-            x_rows = [[lax.dynamic_slice(
+            x_rows = [
+                [
+                    lax.dynamic_slice(
                         x,
-                        (0, *start[:axis], start[axis] + row * length * g.stride[axis], *start[axis+1:], 0),
+                        (
+                            0,
+                            *start[:axis],
+                            start[axis] + row * length * g.stride[axis],
+                            *start[axis + 1 :],
+                            0,
+                        ),
                         (1, *x_row, g.groups),
-                    ) for row in range(rows)] for x in x_blocks]
+                    )
+                    for row in range(rows)
+                ]
+                for x in x_blocks
+            ]
             for t in range(taps_at_once):
                 for x in x_rows:
                     products = [
@@ -118,17 +132,13 @@ def _sum_of_rows(
                         for row, y_row in zip(x, y_rows, strict=True)
                     ]
                     added.append(functools.reduce(jnp.add, products))
-            return [
-                _add_at(total, number, part) for total, part in zip(sums, added, strict=True)
-            ]
+            return [_add_at(total, number, part) for total, part in zip(sums, added, strict=True)]
 
         return lax.fori_loop(0, math.prod(tap_places), add_taps, sums)
 
     row_shape = (1,) * (axis + 1) + (length, *y.shape[axis + 2 :])
     zeros = jnp.zeros((math.prod(tap_places), *row_shape), y.dtype)
-    sums = lax.fori_loop(
-        0, math.prod(places), add_block, [zeros] * (taps_at_once * len(channels))
-    )
+    sums = lax.fori_loop(0, math.prod(places), add_block, [zeros] * (taps_at_once * len(channels)))
     w = jnp.stack(sums).sum(tuple(range(2, y.ndim)))
     w = w.reshape(taps_at_once, len(channels), *w.shape[1:])  # (t, I/g, tap, O/g, groups)
     return w.transpose(4, 3, 1, 2, 0).reshape(-1, len(channels), *g.kernel_size)
@@ -140,7 +150,9 @@ def _every(x: jax.Array, g: Geometry, axis: int, tap: int, taps_at_once: int) ->
     starts, limits, strides = [0] * x.ndim, list(x.shape), [1] * x.ndim
     strides[axis + 1], strides[last + 1] = g.stride[axis], g.stride[last]
     starts[last + 1] = tap * g.dilation[last]
-    limits[last + 1] = starts[last + 1] + (x.shape[last + 1] - (taps_at_once - 1) * g.dilation[last])
+    limits[last + 1] = starts[last + 1] + (
+        x.shape[last + 1] - (taps_at_once - 1) * g.dilation[last]
+    )
     return lax.slice(x, starts, limits, strides)
 
 

@@ -34,9 +34,7 @@ def conv(
     dtype = options.get("preferred_element_type") or x.dtype
     # Without the barrier, XLA replaces slices of the padded x by several pads.
     x = lax.optimization_barrier(x)
-    channels = [
-        c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)
-    ]
+    channels = [c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)]
     by_place = by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
     by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
 
@@ -82,9 +80,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
     x = lax.optimization_barrier(x)
-    channels = [
-        c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)
-    ]
+    channels = [c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)]
     y = lax.optimization_barrier(by_place_in_group(y, g.channel_axis, g.groups)).astype(dtype)
     kept = (y.ndim - 2, y.ndim - 1) if g.channels_last else (1, 2)
     summed = tuple(axis for axis in range(y.ndim) if axis not in kept)
