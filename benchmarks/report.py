@@ -175,7 +175,7 @@ def models_section(record: Record, picture: str) -> str:
     )
     parts = [
         f"## Training steps: {title(record)}\n",
-        f"{versions(record)}.\n",
+        " ".join(filter(None, [f"{versions(record)}.", record.get("note", "")])) + "\n",
         table(header, rows),
         *(["What failed:\n", "\n".join(reasons) + "\n"] if reasons else []),
         f"![{title(record)}]({picture})\n",

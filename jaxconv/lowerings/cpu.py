@@ -58,7 +58,7 @@ def choose(
         return layout + _dense(result, g, c, o, one_device)
     few = c * o <= FEW_CHANNELS
     if few and result == "weight" and one_device:
-        return (*layout, "fit", "rows")
+        return ("blocks", *layout, "fit", "rows")
     if few and result == "weight" and (c * o == 1 or g.groups > FEW_GROUPS):
         return (*layout, "fit", "taps")
     if few and result != "weight":

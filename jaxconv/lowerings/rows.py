@@ -37,22 +37,22 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     dtype = options.get("preferred_element_type") or x.dtype
     # Without the barrier, XLA replaces slices of the padded x by several pads.
     x = taps.by_place_in_group(lax.optimization_barrier(x), g.channel_axis, g.groups)
-    y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
     channels = [channel.astype(dtype) for channel in taps.unstack(x, g)]
+    y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
     axis = max(g.num_spatial_dims - 2, 0)
     size = g.output_size[axis]
     rows = _rows_at_once(size)
     length = 1 if axis < g.num_spatial_dims - 1 else size // rows
     covered = size // (rows * length) * rows * length
-    w = _sum_of_rows(channels, y, _with_rows(g, axis, covered), axis, rows, length)
+    w = _sum_over_blocks(channels, y, _Blocks(g, axis, rows, length, covered))
     if covered < size:
         channels = [
             lax.slice_in_dim(channel, covered * g.stride[axis], None, axis=axis + 1)
             for channel in channels
         ]
         y = lax.slice_in_dim(y, covered, None, axis=axis + 1)
-        rest = _with_rows(g, axis, size - covered)
-        w += _sum_of_rows(channels, y, rest, axis, size - covered, 1)
+        rest = size - covered
+        w += _sum_over_blocks(channels, y, _Blocks(g, axis, rest, 1, rest))
     return w
 
 
@@ -63,97 +63,125 @@ def _rows_at_once(size: int) -> int:
     return min(range(ROWS // 2, ROWS + 1), key=lambda rows: (size % rows, -rows))
 
 
-def _with_rows(g: Geometry, axis: int, count: int) -> Geometry:
-    """`g`, x and y aside, with so many rows in y."""
-    output_size = (*g.output_size[:axis], count, *g.output_size[axis + 1 :])
-    return dataclasses.replace(g, output_size=output_size)
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """How y is divided: into blocks of `rows` rows of `length` along `axis`, of `size` in all."""
+
+    geometry: Geometry
+    axis: int
+    rows: int
+    length: int
+    size: int
+
+    @functools.cached_property
+    def places(self) -> tuple[int, ...]:
+        """How many blocks of an image there are along each axis up to that of the rows."""
+        return (*self.geometry.output_size[: self.axis], self.size // (self.rows * self.length))
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """A block of y."""
+        after = self.geometry.output_size[self.axis + 1 :]
+        return (1,) * self.axis + (self.rows * self.length, *after)
+
+    @functools.cached_property
+    def row_shape(self) -> tuple[int, ...]:
+        """A row of y."""
+        return (1,) * self.axis + (self.length, *self.shape[self.axis + 1 :])
+
+    @functools.cached_property
+    def taps_at_once(self) -> int:
+        k = self.geometry.kernel_size[-1]
+        return max(n for n in range(1, TAPS + 1) if k % n == 0)
+
+    @functools.cached_property
+    def tap_places(self) -> tuple[int, ...]:
+        """The kernel, as a loop goes over it."""
+        *before, k = self.geometry.kernel_size
+        return (*before, k // self.taps_at_once)
+
+    def start(self, place: list[Any]) -> list[Any]:
+        """Where in y a block begins."""
+        after = [0] * (self.geometry.num_spatial_dims - 1 - self.axis)
+        return [*place[:-1], place[-1] * self.rows * self.length, *after]
+
+    def of_y(self, y: jax.Array, image: Any, start: list[Any]) -> list[jax.Array]:
+        """The rows of a block of `(N, *o, O/groups, groups)`."""
+        block = lax.dynamic_slice(y, (image, *start, 0, 0), (1, *self.shape, *y.shape[-2:]))
+        block = lax.optimization_barrier(block)
+        return list(lax.split(block, (self.length,) * self.rows, axis=1 + self.axis))
+
+    def of_x(self, channel: jax.Array, image: Any, start: list[Any]) -> jax.Array:
+        """All that the block of y at `start` meets of `(N, *i, groups)`."""
+        g = self.geometry
+        sizes = _met(self.shape, g.stride, g.reach)
+        starts = [at * s for at, s in zip(start, g.stride, strict=True)]
+        return lax.dynamic_slice(channel, (image, *starts, 0), (1, *sizes, channel.shape[-1]))
+
+    def rows_of_x(self, block: jax.Array, tap: list[Any]) -> list[jax.Array]:
+        """What each row of a block meets of `of_x`, from a tap on for `taps_at_once` of them."""
+        g = self.geometry
+        more = [0] * (g.num_spatial_dims - 1) + [(self.taps_at_once - 1) * g.dilation[-1]]
+        sizes = _met(self.row_shape, g.stride, more)
+        starts = [t * d for t, d in zip(tap, g.dilation, strict=True)]
+        rows = []
+        for row in range(self.rows):
+            first = [*starts]
+            first[self.axis] += row * self.length * g.stride[self.axis]
+            rows.append(lax.dynamic_slice(block, (0, *first, 0), (1, *sizes, block.shape[-1])))
+        return rows
+
+    def at_tap(self, row: jax.Array, tap: int) -> jax.Array:
+        """What a row of y meets of `rows_of_x` at one of the taps."""
+        g = self.geometry
+        starts = [0] * g.num_spatial_dims
+        starts[-1] = tap * g.dilation[-1]
+        sizes = _met(self.row_shape, g.stride, [0] * g.num_spatial_dims)
+        limits = [start + size for start, size in zip(starts, sizes, strict=True)]
+        return lax.slice(row, (0, *starts, 0), (1, *limits, row.shape[-1]), (1, *g.stride, 1))
 
 
-def _sum_of_rows(
-    channels: list[jax.Array], y: jax.Array, g: Geometry, axis: int, rows: int, length: int
-) -> jax.Array:
-    """w, from `(N, *i, groups)` for each input channel of a group, and `(N, *o, O/groups, groups)`.
+def _met(shape: Sequence[int], stride: Sequence[int], more: Sequence[int]) -> list[int]:
+    """The span of x that so many elements of y meet at one tap, and `more`."""
+    return [(n - 1) * s + 1 + m for n, s, m in zip(shape, stride, more, strict=True)]
 
-    At a time, `rows` rows of a `length` along `axis`, a divisor of the output's size.
-    """
-    last = g.num_spatial_dims - 1
-    places = (y.shape[0], *g.output_size[:axis], g.output_size[axis] // (rows * length))
-    block = (1,) * axis + (rows * length,) + g.output_size[axis + 1 :]
-    taps_at_once = max(n for n in range(1, TAPS + 1) if g.kernel_size[last] % n == 0)
-    tap_places = (*g.kernel_size[:last], g.kernel_size[last] // taps_at_once)
 
-    # What a block of y meets of x, in all; and what a row of it meets at some taps.
-    x_block = [
-        (count - 1) * s + r + 1 for count, s, r in zip(block, g.stride, g.reach, strict=True)
-    ]
-    x_row = [1] * axis + [(length - 1) * g.stride[axis] + 1] + x_block[axis + 1 :]
-    x_row[last] -= g.reach[last] if axis < last else 0
-    x_row[last] += (taps_at_once - 1) * g.dilation[last]
+def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, blocks: _Blocks) -> jax.Array:
+    """w, from `(N, *i, groups)` for each channel of a group, and `(N, *o, O/groups, groups)`."""
 
     def add_block(number, sums):
-        image, *place = _unravel(number, places)
-        start = [*place[:-1], place[-1] * rows * length] + [0] * (last - axis)
-        y_rows = lax.dynamic_slice(y, (image, *start, 0, 0), (1, *block, *y.shape[-2:]))
-        y_rows = lax.split(lax.optimization_barrier(y_rows), (length,) * rows, axis=axis + 1)
-        start = [p * s for p, s in zip(start, g.stride, strict=True)]
-        x_blocks = lax.optimization_barrier(
-            [
-                lax.dynamic_slice(channel, (image, *start, 0), (1, *x_block, g.groups))
-                for channel in channels
-            ]
-        )
+        image, *place = _unravel(number, (y.shape[0], *blocks.places))
+        start = blocks.start(place)
+        y_rows = blocks.of_y(y, image, start)
+        x_blocks = [blocks.of_x(channel, image, start) for channel in channels]
+        x_blocks = lax.optimization_barrier(x_blocks)
 
         def add_taps(number, sums):
-            tap = _unravel(number, tap_places)
-            tap[last] *= taps_at_once
-            start = [t * d for t, d in zip(tap, g.dilation, strict=True)]
-            added = []
-            x_rows = [
+            *before, tap = _unravel(number, blocks.tap_places)
+            tap = [*before, tap * blocks.taps_at_once]
+            x_rows = [blocks.rows_of_x(block, tap) for block in x_blocks]
+            products = [
                 [
-                    lax.dynamic_slice(
-                        x,
-                        (
-                            0,
-                            *start[:axis],
-                            start[axis] + row * length * g.stride[axis],
-                            *start[axis + 1 :],
-                            0,
-                        ),
-                        (1, *x_row, g.groups),
-                    )
-                    for row in range(rows)
+                    blocks.at_tap(x_row, t)[..., None, :] * y_row
+                    for x_row, y_row in zip(of_channel, y_rows, strict=True)
                 ]
-                for x in x_blocks
+                for t in range(blocks.taps_at_once)
+                for of_channel in x_rows
             ]
-            for t in range(taps_at_once):
-                for x in x_rows:
-                    products = [
-                        _every(row, g, axis, t, taps_at_once)[..., None, :] * y_row
-                        for row, y_row in zip(x, y_rows, strict=True)
-                    ]
-                    added.append(functools.reduce(jnp.add, products))
-            return [_add_at(total, number, part) for total, part in zip(sums, added, strict=True)]
+            return [
+                _add_at(total, number, functools.reduce(jnp.add, terms))
+                for total, terms in zip(sums, products, strict=True)
+            ]
 
-        return lax.fori_loop(0, math.prod(tap_places), add_taps, sums)
+        return lax.fori_loop(0, math.prod(blocks.tap_places), add_taps, sums)
 
-    row_shape = (1,) * (axis + 1) + (length, *y.shape[axis + 2 :])
-    zeros = jnp.zeros((math.prod(tap_places), *row_shape), y.dtype)
-    sums = lax.fori_loop(0, math.prod(places), add_block, [zeros] * (taps_at_once * len(channels)))
+    zeros = jnp.zeros((math.prod(blocks.tap_places), 1, *blocks.row_shape, *y.shape[-2:]), y.dtype)
+    sums = [zeros] * (blocks.taps_at_once * len(channels))
+    sums = lax.fori_loop(0, y.shape[0] * math.prod(blocks.places), add_block, sums)
     w = jnp.stack(sums).sum(tuple(range(2, y.ndim)))
-    w = w.reshape(taps_at_once, len(channels), *w.shape[1:])  # (t, I/g, tap, O/g, groups)
-    return w.transpose(4, 3, 1, 2, 0).reshape(-1, len(channels), *g.kernel_size)
-
-
-def _every(x: jax.Array, g: Geometry, axis: int, tap: int, taps_at_once: int) -> jax.Array:
-    """Every stride-th element of a row of x, from a tap of the last axis on."""
-    last = g.num_spatial_dims - 1
-    starts, limits, strides = [0] * x.ndim, list(x.shape), [1] * x.ndim
-    strides[axis + 1], strides[last + 1] = g.stride[axis], g.stride[last]
-    starts[last + 1] = tap * g.dilation[last]
-    limits[last + 1] = starts[last + 1] + (
-        x.shape[last + 1] - (taps_at_once - 1) * g.dilation[last]
-    )
-    return lax.slice(x, starts, limits, strides)
+    w = w.reshape(blocks.taps_at_once, len(channels), *w.shape[1:])  # (t, I/g, tap, O/g, groups)
+    kernel_size = blocks.geometry.kernel_size
+    return w.transpose(4, 3, 1, 2, 0).reshape(-1, len(channels), *kernel_size)
 
 
 def _add_at(total: jax.Array, number: Any, part: jax.Array) -> jax.Array:
