@@ -1,4 +1,5 @@
-"""Interleaved timing: every contestant runs in every round, so a slow minute slows them all."""
+"""Interleaved timing: every contestant runs in every round, so a slow minute slows them all, and
+each round begins with another one, so none always follows the same one."""
 
 import statistics
 import time
@@ -56,8 +57,11 @@ def median_times(
             continue
         repeats[name] = max(1, min(200, int(seconds / rounds / max(once, 1e-6))))
     times: dict[str, list[float]] = {name: [] for name in repeats}
-    for _ in range(rounds):
-        for name, count in repeats.items():
+    names = list(repeats)
+    for turn in range(rounds):
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            count = repeats[name]
             if count * sum(times[name]) < 10 * seconds:
                 # The threads of the one before, torch's above all, stay awake for a while.
                 time.sleep(PAUSE)

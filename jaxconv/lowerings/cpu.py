@@ -26,6 +26,9 @@ MANY_CHANNELS = 128
 FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
+SMALL_KERNEL = 9
+"""Up to this many taps, matrix products beat the convolution's gradient."""
+
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
@@ -92,6 +95,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     short = -channels % CHANNEL_TILE
     filled = ("fill_channels",) if 0 < short < VECTOR else ()
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
+    few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
     wide = ("batch_to_last_axis",) if few and one_device and SPLITS_COLUMNS_ONLY else ()
     return (*filled, *wide, "direct")
 
@@ -143,8 +147,12 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
         return ("phases", "sum_over_taps", "direct")
     if min(c, o) >= MANY_CHANNELS:
         return ("sum_over_taps", "direct")
-    if not one_device:
+    if not one_device or (set(g.stride) == {1} and g.taps > SMALL_KERNEL):
         return ("direct",)
+    if max(c, o) >= MANY_CHANNELS:
+        return ("blocks", "sum_over_taps", "direct")
+    if g.groups > 1:
+        return ("blocks", "sum_over_taps", "matrix_product")
     # Padding beforehand pays as long as all copies of an image are small.
     fit = ("fit",) if g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS else ()
     return ("blocks", *fit, *COLUMNS_OF_TAPS)
