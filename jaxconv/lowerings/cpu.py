@@ -35,6 +35,9 @@ FEW_ELEMENTS = 1 << 22
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
+MANY_ROWS = 64
+"""Sums of rows take up to this many times as much memory as an image, with a row for each tap."""
+
 SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
 in tiles of 4096 numbers or so. One tile keeps one core busy."""
@@ -59,12 +62,13 @@ def choose(
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
-    few = c * o <= FEW_CHANNELS
-    if few and result == "weight" and one_device:
-        return ("blocks", *layout, "fit", "rows")
-    if few and result == "weight" and (c * o == 1 or g.groups > FEW_GROUPS):
-        return (*layout, "fit", "taps")
-    if few and result != "weight":
+    if c * o <= FEW_CHANNELS and result == "weight":
+        blocks = ("blocks",) if one_device else ()
+        if one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
+            return (*blocks, *layout, "fit", "rows")
+        if c * o == 1 or g.groups > FEW_GROUPS:
+            return (*blocks, *layout, "fit", "taps")
+    elif c * o <= FEW_CHANNELS:
         phases = ("phases",) if result == "input" else ()
         return (*layout, *phases, "fit", "taps_in_steps")
     if g.groups <= FEW_GROUPS:

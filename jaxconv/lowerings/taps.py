@@ -2,12 +2,9 @@
 
 The groups lie along the vector unit, so x is taken apart by the channel within a group.
 
-XLA:CPU fuses more than is good for it. `in_steps` keeps two things out of its loops over the image:
-- The weights are laid out by tap first. With that transpose in the loop, weights are read across
-  and the loop isn't vectorised (3 times slower); a `lax.map` is never fused.
-- In the weight gradient, products of every `ROWS`th row are added first, and then summed over the
-  rest of the image, which is half the work of summing all (2 times faster). Its taps are a loop:
-  written out, their copies of the image are all in memory at once.
+XLA:CPU fuses more than is good for it: with the weights' transpose in the loop over the image,
+weights are read across and the loop isn't vectorised (3 times slower). `in_steps` lays them out by
+tap first, by a `lax.map`, which is never fused.
 """
 
 import functools
@@ -21,9 +18,6 @@ from jaxconv.geometry import Geometry
 
 UNROLLED = 64
 """Products written out one by one; with more, a loop over taps compiles as fast."""
-
-ROWS = 4
-"""Rows of products added element by element before the sum over an image."""
 
 
 def conv(
