@@ -264,11 +264,10 @@ def batch_to_last_axis(g: Geometry, batch: int) -> Change:
     `n*period/s` on. What pads the next image at its beginning pads this one at its end. Windows
     between images are in y too, and dropped from a result.
     """
-    s, o = g.stride[-1], g.output_size[-1]
-    low = g.padding_low[-1]
-    covered = (o - 1) * s + g.reach[-1] + 1
-    data = low + min(g.input_size[-1], covered - low)
-    strides = -(-max(o * s, covered - max(low, 0), data) // s)
+    s, o, low = g.stride[-1], g.output_size[-1], g.padding_low[-1]
+    covered = (o - 1) * s + g.reach[-1] + 1  # From the first padding element on.
+    data = min(low + g.input_size[-1], covered)
+    strides = -(-max(o * s, covered - low, data) // s)
     axis = g.spatial_axes[-1]
 
     def side_by_side(images):

@@ -175,7 +175,9 @@ def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, blocks: _Blocks) -
 
         return lax.fori_loop(0, math.prod(blocks.tap_places), add_taps, sums)
 
-    zeros = jnp.zeros((math.prod(blocks.tap_places), 1, *blocks.row_shape, *y.shape[-2:]), y.dtype)
+    shape = (math.prod(blocks.tap_places), 1, *blocks.row_shape, *y.shape[-2:])
+    # Of y's type: it may vary over the axes of a mesh.
+    zeros = jnp.zeros_like(jax.eval_shape(lambda: jnp.broadcast_to(y[(0,) * y.ndim], shape)))
     sums = [zeros] * (blocks.taps_at_once * len(channels))
     sums = lax.fori_loop(0, y.shape[0] * math.prod(blocks.places), add_block, sums)
     w = jnp.stack(sums).sum(tuple(range(2, y.ndim)))
