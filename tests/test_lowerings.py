@@ -36,6 +36,7 @@ PLANS = [
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
     ("dilation_to_batch", "direct"),
     ("batch_to_last_axis", "direct"),
+    ("fill_channels", "batch_to_last_axis", "direct"),
     ("groups", "direct"),
     ("phases", "fit", "taps_in_steps"),
     ("phases", "taps"),
@@ -99,6 +100,21 @@ def test_large_depthwise_kernels_loop_and_agree(taps):
         ab = _operands(result, g)
         actual = plans.carry_out(("phases", "fit", "taps"), result, *ab, g)
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
+
+
+@pytest.mark.parametrize("size", [(37,), (37, 3), (2, 32, 3)])
+def test_many_rows_are_summed_in_blocks(size):
+    """More rows than at once: several blocks, with some rows left over and with none."""
+    n = len(size)
+    k, s, d = (3, 8, 2)[-n:], (2, 1, 2)[-n:], (1, 2, 3)[-n:]
+    input_size = tuple(
+        (o - 1) * step + (taps - 1) * apart + 1
+        for o, taps, step, apart in zip(size, k, s, d, strict=True)
+    )
+    g = Geometry(input_size, k, size, s, (0,) * n, d, 4, channels_last=True)
+    ab = _operands("weight", g)
+    actual = jax.jit(functools.partial(plans.carry_out, ("rows",), "weight", g=g))(*ab)
+    oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
 
 
 @pytest.mark.parametrize("one_device", [True, False])

@@ -62,15 +62,15 @@ def choose(
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
-    if c * o <= FEW_CHANNELS and result == "weight":
-        blocks = ("blocks",) if one_device else ()
-        if one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-            return (*blocks, *layout, "fit", "rows")
-        if c * o == 1 or g.groups > FEW_GROUPS:
-            return (*blocks, *layout, "fit", "taps")
-    elif c * o <= FEW_CHANNELS:
+    few = c * o <= FEW_CHANNELS
+    if few and result != "weight":
         phases = ("phases",) if result == "input" else ()
         return (*layout, *phases, "fit", "taps_in_steps")
+    if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
+        return ("blocks", *layout, "fit", "rows")
+    if few and (c * o == 1 or g.groups > FEW_GROUPS):
+        blocks = ("blocks",) if one_device else ()
+        return (*blocks, *layout, "fit", "taps")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:

@@ -35,9 +35,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     """w, from y and an x that is padded already; channels last."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
-    # Without the barrier, XLA replaces slices of the padded x by several pads.
-    x = taps.by_place_in_group(lax.optimization_barrier(x), g.channel_axis, g.groups)
-    channels = [channel.astype(dtype) for channel in taps.unstack(x, g)]
+    channels = taps.channels_of_groups(x, g, dtype)
     y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
     axis = max(g.num_spatial_dims - 2, 0)
     size = g.output_size[axis]
@@ -150,14 +148,14 @@ def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, blocks: _Blocks) -
     """w, from `(N, *i, groups)` for each channel of a group, and `(N, *o, O/groups, groups)`."""
 
     def add_block(number, sums):
-        image, *place = _unravel(number, (y.shape[0], *blocks.places))
+        image, *place = jnp.unravel_index(number, (y.shape[0], *blocks.places))
         start = blocks.start(place)
         y_rows = blocks.of_y(y, image, start)
         x_blocks = [blocks.of_x(channel, image, start) for channel in channels]
         x_blocks = lax.optimization_barrier(x_blocks)
 
         def add_taps(number, sums):
-            *before, tap = _unravel(number, blocks.tap_places)
+            *before, tap = jnp.unravel_index(number, blocks.tap_places)
             tap = [*before, tap * blocks.taps_at_once]
             x_rows = [blocks.rows_of_x(block, tap) for block in x_blocks]
             products = [
@@ -189,12 +187,3 @@ def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, blocks: _Blocks) -
 def _add_at(total: jax.Array, number: Any, part: jax.Array) -> jax.Array:
     part += lax.dynamic_index_in_dim(total, number, keepdims=False)
     return lax.dynamic_update_index_in_dim(total, part, number, 0)
-
-
-def _unravel(number: Any, sizes: Sequence[int]) -> list[Any]:
-    """Places along axes of these sizes; the last goes fastest."""
-    places = []
-    for size in reversed(sizes):
-        number, place = divmod(number, size)
-        places.append(place)
-    return places[::-1]

@@ -26,9 +26,7 @@ def conv(
     """y, from w and an x that is padded already."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
-    # Without the barrier, XLA replaces slices of the padded x by several pads.
-    x = lax.optimization_barrier(x)
-    channels = [c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)]
+    channels = channels_of_groups(x, g, dtype)
     by_place = by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
     by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
 
@@ -73,8 +71,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     """w, from y and an x that is padded already."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
-    x = lax.optimization_barrier(x)
-    channels = [c.astype(dtype) for c in unstack(by_place_in_group(x, g.channel_axis, g.groups), g)]
+    channels = channels_of_groups(x, g, dtype)
     y = lax.optimization_barrier(by_place_in_group(y, g.channel_axis, g.groups)).astype(dtype)
     kept = (y.ndim - 2, y.ndim - 1) if g.channels_last else (1, 2)
     summed = tuple(axis for axis in range(y.ndim) if axis not in kept)
@@ -115,6 +112,14 @@ def _broadcast_mul(window: jax.Array, weight: jax.Array, g: Geometry) -> jax.Arr
     return window * weight
 
 
+def channels_of_groups(x: jax.Array, g: Geometry, dtype: Any) -> list[jax.Array]:
+    """A padded x by the place of a channel in its group, `(N, *i, groups)` or channels first."""
+    # Without the barrier, XLA replaces slices of the padded x by several pads.
+    x = by_place_in_group(lax.optimization_barrier(x), g.channel_axis, g.groups)
+    pieces = lax.split(x, (1,) * x.shape[g.channel_axis], axis=g.channel_axis)
+    return [lax.squeeze(piece, (g.channel_axis,)).astype(dtype) for piece in pieces]
+
+
 def by_place_in_group(array: jax.Array, axis: int, groups: int) -> jax.Array:
     """An axis of channels, `groups*m`, as two, `(m, groups)`."""
     shape = array.shape
@@ -127,9 +132,3 @@ def _by_group(array: jax.Array, axis: int) -> jax.Array:
     array = jnp.swapaxes(array, axis, axis + 1)
     shape = array.shape
     return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-
-
-def unstack(image: jax.Array, g: Geometry) -> list[jax.Array]:
-    axis = g.channel_axis
-    pieces = lax.split(image, (1,) * image.shape[axis], axis=axis)
-    return [lax.squeeze(piece, (axis,)) for piece in pieces]
