@@ -272,10 +272,10 @@ def _conv(
 ) -> jax.Array:  # fmt: skip
     """The convolution over `n` spatial axes."""
     s = to_tuple(stride, n, "stride", minimum=1)
-    p = to_padding(padding, s, n)
+    check_padding_mode(padding_mode)
+    p = to_padding(padding, s, n, padding_mode)
     d = to_tuple(dilation, n, "dilation", minimum=1)
     groups = to_int(groups, "groups", minimum=1)
-    check_padding_mode(padding_mode)
     check_data_format(data_format)
     input, weight, bias = _to_arrays(n, input, weight, bias)
     channels_last = data_format == "channels_last"

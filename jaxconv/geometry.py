@@ -77,17 +77,22 @@ def _shown(value: Any) -> str:
 
 
 def to_padding(
-    padding: Any, stride: tuple[int, ...], n: int, name: str = "padding"
+    padding: Any, stride: tuple[int, ...], n: int, padding_mode: str = "zeros"
 ) -> str | tuple[int, ...]:
-    """`padding` as "valid", "same" (which needs stride 1) or a tuple of `n` ints."""
+    """`padding` as "valid", "same" (which needs stride 1) or a tuple of `n` ints.
+
+    A tuple of one is repeated for zeros alone, as in torch, which otherwise refuses it or pads only
+    the last axis.
+    """
     if not isinstance(padding, str):
-        return to_tuple(padding, n, name, minimum=0)
+        zeros = padding_mode == "zeros"
+        return to_tuple(padding, n, "padding", minimum=0, repeat_single=zeros)
     if padding not in ("valid", "same"):
         raise ValueError(
-            f"`{name}` must be an int, a tuple of {n} ints, 'valid' or 'same', got {padding!r}"
+            f"`padding` must be an int, a tuple of {n} ints, 'valid' or 'same', got {padding!r}"
         )
     if padding == "same" and any(s != 1 for s in stride):
-        raise ValueError(f"`{name}` must not be 'same' when strided, got stride={stride}")
+        raise ValueError(f"`padding` must not be 'same' when strided, got stride={stride}")
     return padding
 
 

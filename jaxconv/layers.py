@@ -64,7 +64,7 @@ class Conv:
         arguments = _common_arguments(self)
         stride, n = arguments["stride"], self.num_spatial_dims
         check_padding_mode(self.padding_mode)
-        return arguments | {"padding": to_padding(self.padding, stride, n)}
+        return arguments | {"padding": to_padding(self.padding, stride, n, self.padding_mode)}
 
     def _weight_shape(self: Any, in_channels: int) -> tuple[int, ...]:
         return (self.out_channels, in_channels // self.groups, *self.kernel_size)

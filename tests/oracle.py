@@ -55,12 +55,12 @@ def run_torch(case: Case, *tensors: torch.Tensor) -> torch.Tensor:
 def _torch_pad(case: Case, weight: torch.Tensor) -> list[int]:
     """The argument of `F.pad` that does what torch's layer does before a convolution."""
     n = case.num_spatial_dims
-    words = {"stride": 1, "padding": 0, "dilation": 1, "padding_mode": "zeros"}
-    arguments = {name: case.kwargs.get(name, default) for name, default in words.items()}
     # torch's functions repeat a tuple of one; its layers leave it as it is.
-    spread = {name: value if isinstance(value, str) else _spread(value, n)
-              for name, value in arguments.items()}  # fmt: skip
-    module = getattr(torch.nn, f"Conv{n}d")(1, 1, tuple(weight.shape[2:]), **spread)
+    stride, dilation = (_spread(case.kwargs.get(name, 1), n) for name in ("stride", "dilation"))
+    module = getattr(torch.nn, f"Conv{n}d")(
+        1, 1, tuple(weight.shape[2:]), stride, case.kwargs.get("padding", 0), dilation,
+        padding_mode=case.kwargs["padding_mode"],
+    )  # fmt: skip
     return list(module._reversed_padding_repeated_twice)
 
 

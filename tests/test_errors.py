@@ -353,6 +353,10 @@ OURS = [
         r"`kernel_size` must not exceed.*\(7,\).*\(5,\)",
     ),
     refused(
+        "padding-mode-tuple-of-one", conv(padding=(1,), padding_mode="reflect"),
+        r"`padding`.*2 ints, got \(1,\) of length 1",
+    ),
+    refused(
         "output-size-input", lambda lib: lib.functions.conv_output_size((5, 0), 1),
         r"`input_size` must be at least 1, got \(5, 0\)",
     ),
@@ -467,6 +471,10 @@ BUILT = [
     refused_module("padding-negative", "Conv2d", "`padding`.*-1", padding=-1),
     refused_module("padding-none", "Conv2d", "`padding`.*None", TypeError, padding=None),
     refused_module("padding-unknown", "Conv2d", "'same', got 'full'", padding="full"),
+    refused_module(
+        "padding-mode-tuple-of-one", "Conv2d", r"`padding`.*2 ints, got \(1,\) of length 1",
+        padding=(1,), padding_mode="circular",
+    ),
     refused_module("same-strided", "Conv2d", r"'same'.*\(2, 2\)", padding="same", stride=2),
     refused_module(
         "padding-mode", "Conv2d", "one of 'zeros', 'reflect', 'replicate', 'circular', got 'm",
