@@ -36,6 +36,8 @@ PLANS = [
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
     ("dilation_to_batch", "direct"),
     ("batch_to_last_axis", "direct"),
+    ("first", "phases", "fit", "taps"),
+    ("phases", "mirrored"),
     ("fill_channels", "batch_to_last_axis", "direct"),
     ("groups", "direct"),
     ("phases", "fit", "taps_in_steps"),

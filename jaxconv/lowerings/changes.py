@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxconv.geometry import Geometry
 
@@ -335,6 +336,17 @@ def each_group(g: Geometry) -> Change:
         return list(lax.split(w, (w.shape[0] // g.groups,) * g.groups, axis=0))
 
     return Change([part] * g.groups, image_map, w_map, image_map)
+
+
+def first(g: Geometry) -> Change:
+    """Channels first, in memory too: a transpose alone, XLA only notes in the layout."""
+    part = dataclasses.replace(g, channels_last=False)
+
+    def image_map(image):
+        image = jnp.moveaxis(image, -1, 1)
+        return [with_layout_constraint(image, Layout(tuple(range(image.ndim))))]
+
+    return Change([part], image_map, _same, image_map)
 
 
 def last(g: Geometry) -> Change:

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings import changes
 from jaxconv.lowerings.plans import Plan, divides
 
 FEW_CHANNELS = 4
@@ -18,40 +19,44 @@ FEW_CHANNELS = 4
 FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
+MANY_TAPS = 12
+"""From this many taps on, it pays to bring the elements that they meet next to each other."""
+
 
 def choose(
     result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
 ) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
-    del one_device  # No plan here loops over the batch.
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
-        return _depthwise(result, g, c * o, dtype)
-    if g.groups == 2:
+        return _depthwise(result, g, c * o, dtype, one_device)
+    if g.groups == 2 and g.taps > 1:
         return ("groups", *_dense(result, g, dtype))
     if g.groups > 1:
         return ("convolution",)
     return _dense(result, g, dtype)
 
 
-def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any) -> Plan:
-    by_taps = ("phases", "fit", "taps") if g.taps <= FEW_TAPS else ("convolution",)
-    if g.num_spatial_dims == 3:
-        return ("sum_over_taps:0", "axis_to_batch", "direct") if multiplier == 1 else by_taps
-    if g.num_spatial_dims == 1 or multiplier > 1 or not _cudnn_has_depthwise(g):
-        return by_taps
-    if result == "weight" and g.taps > 25 and jnp.dtype(dtype) == jnp.float32:
-        return by_taps
-    return ("convolution",)
+def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device: bool) -> Plan:
+    if g.num_spatial_dims == 3 and multiplier == 1:
+        slices = changes.first_axis_to_batch(g).parts[0]
+        by_slices = _depthwise(result, slices, multiplier, dtype, one_device)
+        return ("sum_over_taps:0", "axis_to_batch", *by_slices)
+    if g.num_spatial_dims == 2 and multiplier == 1 and _cudnn_has_depthwise(result, g, dtype):
+        return ("convolution",)
+    if g.taps > FEW_TAPS and (result == "weight" or jnp.finfo(dtype).bits < 32):
+        return ("convolution",)
+    first = g.taps >= MANY_TAPS and one_device  # XLA might gather what lies on several.
+    return (*(("first",) if first else ()), "phases", "fit", "taps")
 
 
-def _cudnn_has_depthwise(g: Geometry) -> bool:
+def _cudnn_has_depthwise(result: str, g: Geometry, dtype: Any) -> bool:
     """Square odd kernels up to 7, stride 1 or 2, no dilation; larger ones are slow either way."""
+    if result == "weight" and g.taps > 25 and jnp.dtype(dtype) == jnp.float32:
+        return False
     (k, other) = g.kernel_size
-    if k > 7 or other > 7:
-        return True
-    return k == other and k % 2 == 1 and max(g.stride) <= 2 and max(g.dilation) == 1
+    return k == other <= 7 and k % 2 == 1 and max(g.stride) <= 2 and max(g.dilation) == 1
 
 
 def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
@@ -70,4 +75,6 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
             return ("dilation_to_batch", "direct")
         if g.kernel_size[0] <= FEW_TAPS:
             return ("sum_over_taps:0", "axis_to_batch", "direct")
+    if result == "input" and set(g.stride) == {1} and g.taps > 1:
+        return ("mirrored",)
     return ("convolution",)

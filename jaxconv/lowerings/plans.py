@@ -143,6 +143,10 @@ def _groups(g: Geometry, axis: int, **_) -> Change | None:
     return changes.each_group(g) if g.groups > 1 else None
 
 
+def _first(g: Geometry, axis: int, **_) -> Change | None:
+    return changes.first(g) if g.channels_last else None
+
+
 def _last(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else changes.last(g)
 
@@ -164,6 +168,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "batch_to_last_axis": _batch_to_last_axis,
     "fill_channels": _fill_channels,
     "groups": _groups,
+    "first": _first,
     "last": _last,
     "fit": _fit,
 }
@@ -190,6 +195,17 @@ def _compute_convolution(result: str, a, b, g: Geometry, options) -> jax.Array:
     return DIRECT[result](a, b, g, **options)
 
 
+def _compute_mirrored(result: str, a, b, g: Geometry, options) -> jax.Array:
+    """The input contraction of stride 1 as a forward convolution, for which cuDNN has the faster
+    code. Without the barrier, XLA recognises the reversed kernel, and asks for a backward one."""
+    if result != "input":
+        return _compute_convolution(result, a, b, g, options)
+    w, g = _mirrored(b, g)
+    if min(g.padding_low) < 0:
+        a, g = _fitted(a, g)
+    return direct.conv(a, lax.optimization_barrier(w), g, **options)
+
+
 def _may_abort_xla(g: Geometry) -> bool:
     """Whether XLA swaps the operands of the direct form, as it may where the kernel is the larger
     one: if one has been dilated, a check of its own can then end the process."""
@@ -213,7 +229,8 @@ def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = Fals
     if result == "weight":
         return taps.conv_weight(a, b, g, preferred_element_type=dtype)
     if result == "input":
-        a, b, g = _mirrored(a, b, g)
+        b, g = _mirrored(b, g)
+        a, g = _fitted(a, g)
     return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
 
 
@@ -221,25 +238,29 @@ def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
     return rows.conv_weight(a, b, g, **options)
 
 
-def _mirrored(y: jax.Array, w: jax.Array, g: Geometry) -> tuple:
-    """`conv_input` of stride 1 as a convolution over a padded y, with the kernel reversed."""
-    crop = tuple(r - low for r, low in zip(g.reach, g.padding_low, strict=True))
-    for axis, low, i, r in zip(g.spatial_axes, crop, g.input_size, g.reach, strict=True):
-        y = changes.fit(y, axis, low, i + r)
+def _mirrored(w: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
+    """`conv_input` of stride 1 as a convolution over y, with the kernel reversed."""
     groups, (out_channels, in_per_group, *k) = g.groups, w.shape
     w = w.reshape(groups, out_channels // groups, in_per_group, *k).swapaxes(1, 2)
     w = w.reshape(groups * in_per_group, out_channels // groups, *k)
     mirrored = dataclasses.replace(
         g,
-        input_size=tuple(i + r for i, r in zip(g.input_size, g.reach, strict=True)),
+        input_size=g.output_size,
         output_size=g.input_size,
-        padding_low=(0,) * g.num_spatial_dims,
+        padding_low=tuple(r - low for r, low in zip(g.reach, g.padding_low, strict=True)),
     )
-    return y, lax.rev(w, tuple(range(2, w.ndim))), mirrored
+    return lax.rev(w, tuple(range(2, w.ndim))), mirrored
+
+
+def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
+    """What the windows cover, with its padding."""
+    change = changes.fit_input(g)
+    return change.x(x)[0], change.parts[0]
 
 
 _COMPUTATIONS = {
     "convolution": _compute_convolution,
+    "mirrored": _compute_mirrored,
     "direct": _compute_direct,
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
