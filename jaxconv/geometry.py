@@ -360,6 +360,20 @@ class Geometry:
     groups: int = 1
     channels_last: bool = False
 
+    def simplified(self) -> "Geometry":
+        """The same form, with stride 1 where there is but one window, and dilation 1 where there is
+        but one tap. So a stride is no longer than an image with its padding."""
+
+        def ones(values, counts):
+            pairs = zip(values, counts, strict=True)
+            return tuple(1 if isinstance(n, int) and n == 1 else value for value, n in pairs)
+
+        return dataclasses.replace(
+            self,
+            stride=ones(self.stride, self.output_size),
+            dilation=ones(self.dilation, self.kernel_size),
+        )
+
     @property
     def num_spatial_dims(self) -> int:
         return len(self.kernel_size)

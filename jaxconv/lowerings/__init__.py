@@ -43,6 +43,7 @@ def _planned(
     preferred_element_type: Any = None,
 ) -> jax.Array:
     """The contraction by the plan that `choose` gives."""
+    geometry = geometry.simplified()
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     plan = ("convolution",)
     if _is_static(a, b, geometry):

@@ -23,7 +23,7 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
         if (i + 2 * low - reach - 1) // s + 1 == o:
             high = low  # As good, and cuDNN knows only symmetric padding.
         elif high <= -s:
-            x, high = crop(x, axis, 0, -high), 0
+            x, low = _crop_end(x, axis, low, -high)
         padding.append((low, max(high, 0)))
     spatial_weight_axes = tuple(range(2, w.ndim))
     return lax.conv_general_dilated(
@@ -90,8 +90,8 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
         if not isinstance(high, int):
             high = low  # One window too many at most: cut off below.
         elif high < 0:
-            x, high = crop(x, axis, 0, -high), 0
-        padding.append((low, high))
+            x, low = _crop_end(x, axis, low, -high)
+        padding.append((low, max(high, 0)))
     batch, channel, *spatial = _image_spec(g)
     w = lax.conv_general_dilated(
         x,
@@ -111,6 +111,13 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
         if w.shape[axis] != size:
             w = lax.slice_in_dim(w, 0, size, axis=axis)
     return w
+
+
+def _crop_end(x: jax.Array, axis: int, low: int, beyond: int) -> tuple[jax.Array, int]:
+    """`x` without its last `beyond` elements, and the low padding: if there are fewer, the last
+    window ends within that."""
+    size = x.shape[axis]
+    return crop(x, axis, 0, min(beyond, size)), low - max(beyond - size, 0)
 
 
 def _image_spec(g: Geometry) -> tuple[int, ...]:
