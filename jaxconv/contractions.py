@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxconv import lowerings
 from jaxconv.geometry import Geometry
-from jaxconv.sharding import vary_alike
+from jaxconv.sharding import by_mapped_axis, vary_alike
 
 INPUT, WEIGHT, OUTPUT = "input", "weight", "output"
 
@@ -118,6 +118,15 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
     two roles are mapped, and they share one index of the form: x and y share n (the batch), w
     and y share o (the output channels), x and w share c (the input channels).
     """
+
+    def compute(*operands):
+        return _batched(contraction, operands, axes, params)
+
+    return by_mapped_axis(compute, operands, axes), 0
+
+
+def _batched(contraction: Contraction, operands, axes, params) -> jax.Array:
+    """The contraction with the mapped axis first."""
     geometry: Geometry = params["geometry"]
     size = next(
         operand.shape[axis]
@@ -125,7 +134,7 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
         if axis is not None
     )
     if isinstance(size, int) and size == 0:
-        return _empty_batch(contraction, operands, axes, params), 0
+        return _empty_batch(contraction, operands, axes, params)
     mapped = {
         role for role, axis in zip(contraction.operands, axes, strict=True) if axis is not None
     } | {contraction.result}
@@ -135,9 +144,9 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
         for role, operand, axis in zip(contraction.operands, operands, axes, strict=True)
     ]
     if len(mapped) == 3:
-        params["geometry"] = dataclasses.replace(geometry, groups=geometry.groups * size)
+        params = params | {"geometry": dataclasses.replace(geometry, groups=geometry.groups * size)}
     result = _contract(contraction, first, second, **params)
-    return _unfold(result, size, *places[contraction.result]), 0
+    return _unfold(result, size, *places[contraction.result])
 
 
 def _fold_places(mapped: set[str], g: Geometry) -> dict[str, tuple[int, int]]:

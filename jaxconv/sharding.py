@@ -8,7 +8,7 @@ that is fastest on one device.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +78,33 @@ def by_sharding(
     return _reshard(result, mesh, P(*entries))
 
 
-def _explicit_mesh(arrays: list[jax.Array]) -> Any:
+def by_mapped_axis(
+    compute: Callable[..., jax.Array], arrays: Sequence[jax.Array], axes: Sequence[int | None]
+) -> jax.Array:
+    """`compute(*arrays)` under `vmap`, on each device for its part if types split the mapped axis.
+
+    `axes` has each array's mapped axis, or None; the result's is its first.
+    """
+    mesh = _explicit_mesh(arrays)
+    names = (
+        ()
+        if mesh is None
+        else next(
+            _names(array, mesh)[axis]
+            for array, axis in zip(arrays, axes, strict=True)
+            if axis is not None
+        )
+    )
+    if not names:
+        return compute(*arrays)
+    specs = tuple(P() if axis is None else P(*[None] * axis, names) for axis in axes)
+    run = jax.shard_map(
+        compute, mesh=mesh, in_specs=specs, out_specs=P(names), axis_names=set(names)
+    )
+    return run(*arrays)
+
+
+def _explicit_mesh(arrays: Sequence[jax.Array]) -> Any:
     meshes = [jax.typeof(array).sharding.mesh for array in arrays]
     return next((mesh for mesh in meshes if mesh.explicit_axes), None)
 

@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import jaxconv
 from tests import oracle
 from tests.cases import Case
 
@@ -31,6 +30,9 @@ CASES = [
     Case("circular", (8, 2, 16, 5), (4, 2, 3, 3), {"padding": 1, "padding_mode": "circular"}),
 ]  # fmt: skip
 BY_NAME = {case.name: case for case in CASES}
+both_types = pytest.mark.parametrize(
+    "axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name
+)
 FITTING = ["dense", "depthwise", "groups", "transposed", "transposed-groups", "3d"]
 
 
@@ -78,7 +80,7 @@ def make_mesh(axis_type=AxisType.Explicit, **axes):
     return jax.make_mesh(tuple(axes.values()), tuple(axes), (axis_type,) * len(axes))
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+@both_types
 @cases("groups", "depthwise", "transposed", "3d", "circular")
 def test_data_parallel(case, axis_type):
     """Gradients of weights are added up, and nothing else is sent."""
@@ -131,7 +133,7 @@ def test_space_on_auto_axes(case):
     assert "collective-permute" in collectives(program)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
+@both_types
 @cases("dense", "groups", "transposed", "transposed-groups")
 def test_output_channels(case, axis_type):
     """Each device has the weights of its own output channels, and of their groups."""
@@ -149,11 +151,29 @@ def test_a_mesh_axis_in_use_does_not_split_channels():
     assert "all-gather" in collectives(program)
 
 
-def test_gradients_by_example():
-    """jax-ml/jax#32157: `vmap` of a gradient over an axis that is split."""
-    x = np.random.default_rng(0).normal(size=(8, 1, 3, 6, 7))
-    w = np.random.default_rng(1).normal(size=(4, 3, 3, 2))
-    by_example = jax.vmap(jax.grad(lambda w, x: jnp.sum(jaxconv.conv2d(x, w) ** 2)), (None, 0))
-    mesh = make_mesh(AxisType.Auto, data=8)
-    actual = jax.jit(by_example)(w, jax.device_put(x, NamedSharding(mesh, P("data"))))
-    oracle.assert_close(actual, by_example(w, x), TOLERANCE)
+@both_types
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["unbatched", "batched"])
+@cases("dense", "depthwise", "transposed-groups")
+def test_gradients_by_example(case, batch, axis_type):
+    """jax-ml/jax#32157: `vmap` of a gradient over an axis that is split; and what it multiplies."""
+    x, w, _ = case.arrays()
+    x = np.random.default_rng(0).normal(size=(8, *batch, *x.shape[1:]))
+
+    def loss(w, x):
+        return jnp.sum(jnp.sin(oracle.run_jaxconv(case, x, w)))
+
+    def product(w, x):
+        return jax.jvp(jax.grad(functools.partial(loss, x=x)), (w,), (w,))[1]
+
+    mesh = make_mesh(axis_type, data=4, model=2)
+    with jax.set_mesh(mesh):
+        shards = jax.device_put(x, NamedSharding(mesh, P("data")))
+        weight = jax.device_put(w, NamedSharding(mesh, P("model")))
+        for function in (jax.grad(loss, (0, 1)), product):
+            by_example = jax.vmap(function, (None, 0))
+            actual = jax.tree.leaves(jax.jit(by_example)(weight, shards))
+            expected = jax.tree.leaves(by_example(w, x))
+            for gradient, value in zip(actual, expected, strict=True):
+                oracle.assert_close(gradient, value, TOLERANCE)
+                if axis_type == AxisType.Explicit:
+                    assert gradient.sharding.spec[0] == "data"

@@ -171,6 +171,11 @@ def check_layer(call: LayerCall) -> str:
 
 # The tests.
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Initializing zero-element tensors:UserWarning",
+    "ignore:Lazy modules are a new feature:UserWarning",
+)
+
 
 class Budget:
     """Time for a test, from its first example on."""
@@ -194,8 +199,6 @@ def test_functions_answer_or_refuse_as_torch_does(call):
 
 @PROFILE
 @given(layer_calls())
-@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 def test_layers_answer_or_refuse_as_torch_does(call):
     event(check_layer(call) if FOR_LAYERS.left() else "out of time")
 
