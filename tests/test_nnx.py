@@ -383,7 +383,7 @@ def test_an_optimizer_trains_a_net_as_torchs_does():
     """Three steps of gradient descent with momentum, from the same parameters."""
     net = Net(nnx.Rngs(0))
     net(X)
-    optimizer = nnx.Optimizer(net, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(net, optax.sgd(0.125, momentum=0.9), wrt=nnx.Param)
 
     @nnx.jit
     def step(net, optimizer, x):
@@ -405,7 +405,7 @@ def test_an_optimizer_trains_a_net_as_torchs_does():
         {f"{layer}.{name}": to_torch(state[layer][name]) for layer, name in
          (name.split(".") for name in twin.state_dict())}
     )  # fmt: skip
-    twin_optimizer = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9)
+    twin_optimizer = torch.optim.SGD(twin.parameters(), 0.125, momentum=0.9)
     x = to_torch(X)
     for _ in range(3):
         loss = step(net, optimizer, X)

@@ -180,7 +180,8 @@ def test_donated_buffers(case):
 
     def step(params):
         grads = jax.grad(lambda params: jnp.sum(oracle.run_jaxconv(case, x, *params) ** 2))(params)
-        return [param - 0.1 * grad for param, grad in zip(params, grads, strict=True)]
+        # A power of two: XLA may round another factor to float32 on a GPU (docs/known-issues.md).
+        return [param - 0.125 * grad for param, grad in zip(params, grads, strict=True)]
 
     expected = step(params)
     donated = jax.tree.map(jnp.copy, params)
