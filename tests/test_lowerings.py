@@ -22,6 +22,7 @@ GEOMETRIES = {
     "strided-dilated": Geometry((13, 12), (3, 4), (4, 2), (3, 4), (2, 1), (2, 2)),
     "groups": Geometry((7, 8), (3, 2), (4, 4), (2, 2), (1, 0), (1, 1), 3, channels_last=True),
     "one-window": Geometry((4, 3), (4, 3), (1, 1), (1, 1), (0, 0), (1, 1), channels_last=True),
+    "unmet-taps": Geometry((6, 3), (4, 3), (3, 1), (1, 1), (6, 4), (5, 5), channels_last=True),
     "1d": Geometry((20,), (4,), (6,), (3,), (2,), (2,), channels_last=True),
     "3d": Geometry((4, 5, 6), (2, 3, 2), (4, 3, 4), (1, 2, 2), (0, 1, 1), (1, 1, 2), 2),
     "3d-padded-deep": Geometry((4, 5, 6), (3, 3, 2), (6, 5, 6), (1, 1, 1), (2, 1, 0), (1, 1, 1)),
@@ -37,6 +38,7 @@ PLANS = [
     ("dilation_to_batch", "direct"),
     ("batch_to_last_axis", "direct"),
     ("first", "phases", "fit", "taps"),
+    ("crop_kernel", "direct"),
     ("phases", "mirrored"),
     ("fill_channels", "batch_to_last_axis", "direct"),
     ("groups", "direct"),
@@ -124,12 +126,25 @@ def test_many_rows_are_summed_in_blocks(size):
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose, one_device):
     g = GEOMETRIES[name]
-    for result in ("output", "weight"):
+    for result in plans.OPERANDS:
         ab = _operands(result, g)
         plan = choose(result, g, 2 * g.groups, 3 * g.groups, jnp.float64, one_device)
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
-        oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-13, result)
+        expected = plans.carry_out(("convolution",), result, *ab, g)
+        oracle.assert_close(actual, expected, 1e-13, result)
+
+
+@pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_taps_that_meet_nothing_are_left_out(platform, dilation, kernel):
+    """As in the branches of an atrous pyramid whose kernels reach beyond a small image."""
+    layer = functools.partial(jaxconv.conv2d, padding=dilation, dilation=dilation)
+    traced = jax.jit(layer).trace(jnp.ones((1, 2, 9, 8)), jnp.ones((3, 2, 3, 3)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    others = {"3x3", "3x1", "1x1"} - {"3x3", kernel}
+    assert f"tensor<3x2x{kernel}x" in text
+    assert not any(f"tensor<3x2x{other}x" in text for other in others)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import cpu, direct, gpu, plans
+from jaxconv.lowerings import changes, cpu, direct, gpu, plans
 
 __all__ = ["direct", "platform_forms"]
 
@@ -48,7 +48,8 @@ def _planned(
     plan = ("convolution",)
     if _is_static(a, b, geometry):
         channels = _channels(result, a, b, geometry)
-        plan = choose(result, geometry, *channels, a.dtype, one_device)
+        cropped = changes.crop_kernel(geometry).parts[0].simplified()
+        plan = ("crop_kernel", *choose(result, cropped, *channels, a.dtype, one_device))
     dtype = jnp.dtype(preferred_element_type or a.dtype)
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.

@@ -77,6 +77,38 @@ def _unstack(array: jax.Array, axis: int) -> Pieces:
     return [lax.squeeze(piece, (axis,)) for piece in pieces]
 
 
+def crop_kernel(g: Geometry) -> Change:
+    """Leave out taps at either end of the kernel that meet nothing but padding."""
+    ends = [_taps_that_meet(g, axis) for axis in range(g.num_spatial_dims)]
+
+    def w_map(w):
+        for axis, (first, last) in enumerate(ends, start=2):
+            w = lax.slice_in_dim(w, first, last + 1, axis=axis)
+        return [w]
+
+    part = dataclasses.replace(
+        g,
+        kernel_size=tuple(last + 1 - first for first, last in ends),
+        padding_low=tuple(
+            low - first * d
+            for low, d, (first, _) in zip(g.padding_low, g.dilation, ends, strict=True)
+        ),
+    )
+    return Change([part], _same, w_map, _same)
+
+
+def _taps_that_meet(g: Geometry, axis: int) -> tuple[int, int]:
+    """The first and the last tap that meet an element of x; if none does, the first tap of all."""
+    i, o, s = g.input_size[axis], g.output_size[axis], g.stride[axis]
+    met = []
+    for tap in range(g.kernel_size[axis]):
+        place = tap * g.dilation[axis] - g.padding_low[axis]  # Where the first window has it.
+        window = max(0, -(place // s))  # The first one that has it at 0 or beyond.
+        if window < o and place + window * s < i:
+            met.append(tap)
+    return (met[0], met[-1]) if met else (0, 0)
+
+
 def fit_input(g: Geometry) -> Change:
     """Pad x by zeros and crop it to just what the windows cover."""
     size = tuple(

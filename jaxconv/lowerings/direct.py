@@ -20,6 +20,8 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
         g.spatial_axes, g.input_size, g.output_size, g.stride, g.padding_low, g.padding_high,
         g.reach, strict=True,
     ):  # fmt: skip
+        if low < 0:
+            x, i, low = crop(x, axis, -low, 0), i + low, 0
         if (i + 2 * low - reach - 1) // s + 1 == o:
             high = low  # As good, and cuDNN knows only symmetric padding.
         elif high <= -s:
@@ -87,6 +89,8 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     g = geometry
     padding = []
     for axis, low, high in zip(g.spatial_axes, g.padding_low, g.padding_high, strict=True):
+        if low < 0:
+            x, low = crop(x, axis, -low, 0), 0
         if not isinstance(high, int):
             high = low  # One window too many at most: cut off below.
         elif high < 0:

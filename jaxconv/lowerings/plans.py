@@ -151,6 +151,11 @@ def _last(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else changes.last(g)
 
 
+def _crop_kernel(g: Geometry, axis: int, **_) -> Change | None:
+    change = changes.crop_kernel(g)
+    return change if change.parts[0].kernel_size != g.kernel_size else None
+
+
 def _fit(g: Geometry, axis: int, result: str, **_) -> Change | None:
     # If x is the result, what padding adds to it need not be computed.
     if result == "input" or not (any(g.padding_low) or any(g.padding_high)):
@@ -168,6 +173,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "batch_to_last_axis": _batch_to_last_axis,
     "fill_channels": _fill_channels,
     "groups": _groups,
+    "crop_kernel": _crop_kernel,
     "first": _first,
     "last": _last,
     "fit": _fit,
