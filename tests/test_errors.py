@@ -475,6 +475,10 @@ BUILT = [
         "padding-mode-tuple-of-one", "Conv2d", r"`padding`.*2 ints, got \(1,\) of length 1",
         padding=(1,), padding_mode="circular",
     ),
+    refused_module(
+        "padding-mode-negative", "Conv2d", r"`padding` must be at least 0, got \(0, -1\)",
+        padding=(0, -1), padding_mode="replicate",
+    ),
     refused_module("same-strided", "Conv2d", r"'same'.*\(2, 2\)", padding="same", stride=2),
     refused_module(
         "padding-mode", "Conv2d", "one of 'zeros', 'reflect', 'replicate', 'circular', got 'm",

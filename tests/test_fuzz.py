@@ -96,6 +96,8 @@ def why_on_purpose(
         return "torch checks no output_padding and no dilation of an empty batch"
     if re.match(r"`padding` must be an int or a tuple of . ints, got \S+ of length 1$", refusal):
         return "of a tuple of one, torch's modes other than zeros pad the last axis alone"
+    if refusal.startswith("`padding` must be at least 0"):
+        return "torch's modes other than zeros crop by a negative padding"
     if "at least 1" in refusal and 0 in shape[-num_spatial_dims:]:
         # torch answers in float32 and complex64 or for an empty batch, and refuses otherwise.
         return "a transposed convolution leaves at least one element"
