@@ -475,10 +475,6 @@ BUILT = [
         "padding-mode-tuple-of-one", "Conv2d", r"`padding`.*2 ints, got \(1,\) of length 1",
         padding=(1,), padding_mode="circular",
     ),
-    refused_module(
-        "padding-mode-negative", "Conv2d", r"`padding` must be at least 0, got \(0, -1\)",
-        padding=(0, -1), padding_mode="replicate",
-    ),
     refused_module("same-strided", "Conv2d", r"'same'.*\(2, 2\)", padding="same", stride=2),
     refused_module(
         "padding-mode", "Conv2d", "one of 'zeros', 'reflect', 'replicate', 'circular', got 'm",
@@ -539,6 +535,14 @@ STRICTER_BUILT = [
     refused_module("kernel-bool", "Conv2d", "`kernel_size`.*True", TypeError, kernel_size=True),
     # Anything is true or false to torch, an array of biases included.
     refused_module("bias-none", "Conv2d", "`bias` must be a bool", TypeError, bias=None),
+    # With zeros, torch refuses it too; in other modes it crops.
+    refused_module(
+        "padding-mode-negative",
+        "Conv2d",
+        r"`padding` must be at least 0, got \(0, -1\)",
+        padding=(0, -1),
+        padding_mode="replicate",
+    ),
     refused_module("bias-int", "Conv2d", "`bias` must be a bool, got 1", TypeError, bias=1),
 ]
 
