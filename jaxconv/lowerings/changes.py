@@ -99,14 +99,15 @@ def crop_kernel(g: Geometry) -> Change:
 
 def _taps_that_meet(g: Geometry, axis: int) -> tuple[int, int]:
     """The first and the last tap that meet an element of x; if none does, the first tap of all."""
-    i, o, s = g.input_size[axis], g.output_size[axis], g.stride[axis]
-    met = []
-    for tap in range(g.kernel_size[axis]):
-        place = tap * g.dilation[axis] - g.padding_low[axis]  # Where the first window has it.
-        window = max(0, -(place // s))  # The first one that has it at 0 or beyond.
-        if window < o and place + window * s < i:
-            met.append(tap)
+    met = [tap for tap in range(g.kernel_size[axis]) if _windows_that_meet(g, axis, tap)]
     return (met[0], met[-1]) if met else (0, 0)
+
+
+def _windows_that_meet(g: Geometry, axis: int, tap: int) -> range:
+    """The windows that have a tap within x."""
+    i, o, s = g.input_size[axis], g.output_size[axis], g.stride[axis]
+    place = tap * g.dilation[axis] - g.padding_low[axis]  # Where the first window has it.
+    return range(max(0, -(place // s)), min(o, (i - 1 - place) // s + 1))
 
 
 def fit_input(g: Geometry) -> Change:
@@ -265,6 +266,35 @@ def sum_over_taps(g: Geometry, axis: int) -> Change:
     return Change([part] * k, x_map, w_map, lambda y: [y] * k)
 
 
+def sum_over_met_taps(g: Geometry, axis: int) -> Change:
+    """Along one axis: a part for each tap as in `sum_over_taps`, but over those windows alone that
+    have it within x."""
+    s, d, low = g.stride[axis], g.dilation[axis], g.padding_low[axis]
+    image_axis = g.spatial_axes[axis]
+    windows = {tap: _windows_that_meet(g, axis, tap) for tap in range(g.kernel_size[axis])}
+    windows = {tap: met for tap, met in windows.items() if met}
+
+    def x_map(x):
+        starts = [met.start * s + tap * d - low for tap, met in windows.items()]
+        return [
+            lax.slice_in_dim(x, start, start + (len(met) - 1) * s + 1, s, axis=image_axis)
+            for start, met in zip(starts, windows.values(), strict=True)
+        ]
+
+    def w_map(w):
+        return [lax.slice_in_dim(w, tap, tap + 1, axis=2 + axis) for tap in windows]
+
+    def y_map(y):
+        return [
+            lax.slice_in_dim(y, met.start, met.stop, axis=image_axis) for met in windows.values()
+        ]
+
+    parts = [
+        _one_tap(_replace_axis(g, axis, output_size=len(met)), axis) for met in windows.values()
+    ]
+    return Change(parts, x_map, w_map, y_map)
+
+
 def first_axis_to_batch(g: Geometry) -> Change:
     """A first spatial axis along which nothing happens, as part of the batch."""
 
@@ -345,13 +375,13 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
     return Change([part], x_map, _same, into_batch)
 
 
-def fill_channels(g: Geometry, result: str, channels: int) -> Change:
-    """The channels of a result y or x, without groups, filled up to `channels` by zeros."""
+def fill_channels(g: Geometry, role: str, channels: int) -> Change:
+    """The channels of y or x, without groups, filled up to `channels` by zeros."""
 
     def image_map(image):
         return [fit(image, g.channel_axis, 0, channels)]
 
-    if result == "output":
+    if role == "output":
         return Change([g], _same, lambda w: [fit(w, 0, 0, channels)], image_map)
     return Change([g], image_map, lambda w: [fit(w, 1, 0, channels)], _same)
 

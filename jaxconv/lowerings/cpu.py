@@ -32,6 +32,9 @@ SMALL_KERNEL = 9
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
+FEW_COPIES = 4
+"""Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
+
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
@@ -42,11 +45,24 @@ SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
 in tiles of 4096 numbers or so. One tile keeps one core busy."""
 
+SLOW_IF_ODD = (*range(17, 33), *range(65, 81))
+"""Channels of a result for which the same versions take up to ten times as long if the operand's
+channels are odd, as three are."""
+
 FEW_COLUMNS = 6144
 """Columns times channels that leave a core idle, so that images are laid side by side,"""
 
 MANY_TILES = 256
-"""unless there are so many channels, which are divided themselves."""
+"""unless there are so many channels, which are divided themselves,"""
+
+MANY_PRODUCTS = 300
+"""or fewer products than that to a result, which are done before the other core has begun."""
+
+MOSTLY_PADDING = 1 / 3
+"""Padding over an image from which taps are taken apart, each for the windows that it meets,"""
+
+NOTHING_BUT_PADDING = 2 / 3
+"""and from which along both axes."""
 
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
@@ -83,7 +99,10 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
     convolution = _convolution(result, g, c, o, one_device)
     if g.num_spatial_dims == 3:
-        return _dense_3d(result, g, c, convolution)
+        return _dense_3d(result, g, c, o, one_device)
+    by_met_taps = _by_met_taps(result, g, c, o)
+    if by_met_taps:
+        return by_met_taps
     if result == "weight":
         return _dense_weight(g, c, o, one_device)
     if result == "output":
@@ -95,27 +114,58 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     """A convolution by XLA, of stride 1 if x is the result, with all its cores at work."""
     if result == "weight" or g.groups > 1:
         return ("direct",)
-    channels, columns = (o, g.output_size[-1]) if result == "output" else (c, g.input_size[-1])
-    short = -channels % CHANNEL_TILE
-    filled = ("fill_channels",) if 0 < short < VECTOR else ()
+    if result == "output":
+        operand_channels, channels, columns = c, o, g.output_size[-1]
+    else:
+        operand_channels, channels, columns = o, c, g.input_size[-1]
+    filled = ("fill_channels",) if 0 < -channels % CHANNEL_TILE < VECTOR else ()
+    if not SPLITS_COLUMNS_ONLY:
+        return (*filled, "direct")
+    if operand_channels % 2 and channels in SLOW_IF_ODD:
+        filled = ("fill_operand",)
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
-    wide = ("batch_to_last_axis",) if few and one_device and SPLITS_COLUMNS_ONLY else ()
+    many = operand_channels * math.prod(g.kernel_size[-2:]) >= MANY_PRODUCTS
+    wide = ("batch_to_last_axis",) if few and many and one_device else ()
     return (*filled, *wide, "direct")
 
 
-def _dense_3d(result: str, g: Geometry, c: int, convolution: Plan) -> Plan:
-    """Two axes at a time: a sum over depth taps, or with few channels, depth taps as channels."""
+def _by_met_taps(result: str, g: Geometry, c: int, o: int) -> Plan | None:
+    """For kernels dilated so far that they lie in the padding, mostly."""
+    padded = [
+        (low + high) / i
+        for low, high, i in zip(g.padding_low, g.padding_high, g.input_size, strict=True)
+    ]
+    narrow = min(c, o) < FEW_CHANNELS
+    if narrow or g.num_spatial_dims != 2 or set(g.stride) != {1} or g.taps > FEW_TAPS:
+        return None
+    if min(padded) < MOSTLY_PADDING:
+        return None
+    if result == "weight":
+        return ("sum_over_met_taps", "matrix_product") if max(g.dilation) > 1 else None
+    if min(padded) < NOTHING_BUT_PADDING:
+        return ("sum_over_met_taps:0", "axis_to_batch", "direct")
+    return ("sum_over_met_taps", "direct")
+
+
+def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+    """Two axes at a time: depth taps as channels, or where that takes too many copies, a sum over
+    them."""
     if divides(g) and g.kernel_size == g.stride != (1, 1, 1):
         return ("stride_to_channels", "direct")
     if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
-    if c >= FEW_CHANNELS:
-        strided = result == "input" and set(g.stride[1:]) != {1}
-        last = ("phases", "direct") if strided else convolution
-        return ("phases:0", "sum_over_taps:0", "axis_to_batch", *last)
-    if result == "input" and set(g.stride) != {1}:
+    transposed = result == "input" and set(g.stride) != {1}
+    depth = g.kernel_size[0]
+    if c >= FEW_CHANNELS and (result == "weight" or transposed or depth > FEW_COPIES):
+        by_planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
+        if transposed and set(g.stride[1:]) != {1}:
+            return (*by_planes, "phases", "direct")
+        return (*by_planes, *_convolution(result, g, c, o, one_device))
+    if transposed:
         return ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
+    x_channels = c * depth if result == "output" else c
+    convolution = _convolution(result, g, x_channels, o, one_device)
     return ("taps_to_channels:0", "axis_to_batch", *convolution)
 
 

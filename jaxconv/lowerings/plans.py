@@ -43,6 +43,7 @@ _ADDING = {
     "blocks": ("weight",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
+    "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
@@ -113,6 +114,14 @@ def _sum_over_taps(g: Geometry, axis: int, **_) -> Change | None:
     return None if _is_pointwise(g, axis) else changes.sum_over_taps(g, axis)
 
 
+def _sum_over_met_taps(g: Geometry, axis: int, **_) -> Change | None:
+    if _is_pointwise(g, axis):
+        return None
+    change = changes.sum_over_met_taps(g, axis)
+    # Nothing is met: leave it to a form that can give zeros.
+    return change if change.parts else changes.sum_over_taps(g, axis)
+
+
 def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     if axis or g.num_spatial_dims == 1 or not _is_pointwise(g, 0):
         return None
@@ -137,6 +146,14 @@ def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Ch
     channels = b.shape[0 if result == "output" else 1]
     filled = -(-channels // CHANNEL_TILE) * CHANNEL_TILE
     return changes.fill_channels(g, result, filled) if filled > channels else None
+
+
+def _fill_operand(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
+    if result == "weight" or g.groups > 1:
+        return None
+    role, channels = ("input", b.shape[1]) if result == "output" else ("output", b.shape[0])
+    filled = -(-channels // 4) * 4
+    return changes.fill_channels(g, role, filled) if filled > channels else None
 
 
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
@@ -168,10 +185,12 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "stride_to_channels": _stride_to_channels,
     "taps_to_channels": _taps_to_channels,
     "sum_over_taps": _sum_over_taps,
+    "sum_over_met_taps": _sum_over_met_taps,
     "axis_to_batch": _axis_to_batch,
     "dilation_to_batch": _dilation_to_batch,
     "batch_to_last_axis": _batch_to_last_axis,
     "fill_channels": _fill_channels,
+    "fill_operand": _fill_operand,
     "groups": _groups,
     "crop_kernel": _crop_kernel,
     "first": _first,
