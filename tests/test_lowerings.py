@@ -43,6 +43,7 @@ PLANS = [
     ("last", "groups", "sum_over_met_taps", "matrix_product"),
     ("sum_over_met_taps:0", "axis_to_batch", "direct"),
     ("fill_operand", "direct"),
+    ("last_in_memory", "direct"),
     ("phases", "mirrored"),
     ("fill_channels", "batch_to_last_axis", "direct"),
     ("groups", "direct"),

@@ -401,21 +401,26 @@ def each_group(g: Geometry) -> Change:
 
 
 def first(g: Geometry) -> Change:
-    """Channels first, in memory too: a transpose alone, XLA only notes in the layout."""
+    """Channels first, in memory too."""
     part = dataclasses.replace(g, channels_last=False)
 
     def image_map(image):
-        image = jnp.moveaxis(image, -1, 1)
-        return [with_layout_constraint(image, Layout(tuple(range(image.ndim))))]
+        return [_moved_in_memory(jnp.moveaxis(image, -1, 1))]
 
     return Change([part], image_map, _same, image_map)
 
 
-def last(g: Geometry) -> Change:
+def _moved_in_memory(image: jax.Array) -> jax.Array:
+    """A transpose alone, XLA may just note in the layout, or leave to each element's use."""
+    return with_layout_constraint(image, Layout(tuple(range(image.ndim))))
+
+
+def last(g: Geometry, *, in_memory: bool = False) -> Change:
     """Channels last."""
     part = dataclasses.replace(g, channels_last=True)
 
     def image_map(image):
-        return [jnp.moveaxis(image, 1, -1)]
+        image = jnp.moveaxis(image, 1, -1)
+        return [_moved_in_memory(image) if in_memory else image]
 
     return Change([part], image_map, _same, image_map)

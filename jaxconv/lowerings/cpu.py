@@ -75,13 +75,16 @@ def choose(
     `out_channels`."""
     del dtype  # The ranking is the same for all.
     layout = () if g.channels_last else ("last",)
+    moved = () if g.channels_last else ("last_in_memory",) if one_device else ("last",)
     c, o = in_channels // g.groups, out_channels // g.groups
+    if g.groups == 1 and _lies_in_padding(g, c, o):
+        return moved + _by_met_taps(result, g)
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
     few = c * o <= FEW_CHANNELS
     if few and result != "weight":
         phases = ("phases",) if result == "input" else ()
-        return (*layout, *phases, "fit", "taps_in_steps")
+        return (*moved, *phases, "fit", "taps_in_steps")
     if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
         return ("blocks", *layout, "fit", "rows")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
@@ -100,9 +103,6 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     convolution = _convolution(result, g, c, o, one_device)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
-    by_met_taps = _by_met_taps(result, g, c, o)
-    if by_met_taps:
-        return by_met_taps
     if result == "weight":
         return _dense_weight(g, c, o, one_device)
     if result == "output":
@@ -130,20 +130,24 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     return (*filled, *wide, "direct")
 
 
-def _by_met_taps(result: str, g: Geometry, c: int, o: int) -> Plan | None:
-    """For kernels dilated so far that they lie in the padding, mostly."""
-    padded = [
-        (low + high) / i
-        for low, high, i in zip(g.padding_low, g.padding_high, g.input_size, strict=True)
-    ]
-    narrow = min(c, o) < FEW_CHANNELS
-    if narrow or g.num_spatial_dims != 2 or set(g.stride) != {1} or g.taps > FEW_TAPS:
-        return None
-    if min(padded) < MOSTLY_PADDING:
-        return None
+def _lies_in_padding(g: Geometry, c: int, o: int) -> bool:
+    """Whether a kernel, being dilated far, meets much padding, and has enough channels to be taken
+    apart."""
+    if g.num_spatial_dims != 2 or set(g.stride) != {1} or 1 in g.dilation or g.taps > FEW_TAPS:
+        return False
+    return _padding_over_image(g) >= MOSTLY_PADDING and min(c, o) >= FEW_CHANNELS
+
+
+def _padding_over_image(g: Geometry) -> float:
+    """Along the axis that has less."""
+    axes = zip(g.padding_low, g.padding_high, g.input_size, strict=True)
+    return min((low + high) / i for low, high, i in axes)
+
+
+def _by_met_taps(result: str, g: Geometry) -> Plan:
     if result == "weight":
-        return ("sum_over_met_taps", "matrix_product") if max(g.dilation) > 1 else None
-    if min(padded) < NOTHING_BUT_PADDING:
+        return ("sum_over_met_taps", "matrix_product")
+    if _padding_over_image(g) < NOTHING_BUT_PADDING:
         return ("sum_over_met_taps:0", "axis_to_batch", "direct")
     return ("sum_over_met_taps", "direct")
 

@@ -148,6 +148,10 @@ def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Ch
     return changes.fill_channels(g, result, filled) if filled > channels else None
 
 
+def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
+    return None if g.channels_last else changes.last(g, in_memory=True)
+
+
 def _fill_operand(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
     if result == "weight" or g.groups > 1:
         return None
@@ -195,6 +199,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "crop_kernel": _crop_kernel,
     "first": _first,
     "last": _last,
+    "last_in_memory": _last_in_memory,
     "fit": _fit,
 }
 
