@@ -86,15 +86,11 @@ def by_mapped_axis(
     `axes` has each array's mapped axis, or None; the result's is its first.
     """
     mesh = _explicit_mesh(arrays)
-    names = (
-        ()
-        if mesh is None
-        else next(
-            _names(array, mesh)[axis]
-            for array, axis in zip(arrays, axes, strict=True)
-            if axis is not None
-        )
-    )
+    if mesh is None:
+        return compute(*arrays)
+    mapped = ((a, axis) for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+    array, axis = next(mapped)  # JAX sees to it that others are split alike.
+    names = _names(array, mesh)[axis]
     if not names:
         return compute(*arrays)
     specs = tuple(P() if axis is None else P(*[None] * axis, names) for axis in axes)

@@ -100,11 +100,11 @@ def choose(
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
-    convolution = _convolution(result, g, c, o, one_device)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
     if result == "weight":
         return _dense_weight(g, c, o, one_device)
+    convolution = _convolution(result, g, c, o, one_device)
     if result == "output":
         return _dense_output(g, c, convolution)
     return _dense_input(g, c, convolution)
@@ -168,9 +168,8 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
         return (*by_planes, *_convolution(result, g, c, o, one_device))
     if transposed:
         return ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
-    x_channels = c * depth if result == "output" else c
-    convolution = _convolution(result, g, x_channels, o, one_device)
-    return ("taps_to_channels:0", "axis_to_batch", *convolution)
+    by_plane = _convolution(result, g, c * depth, o, one_device)
+    return ("taps_to_channels:0", "axis_to_batch", *by_plane)
 
 
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:

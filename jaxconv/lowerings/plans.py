@@ -231,8 +231,6 @@ def _compute_mirrored(result: str, a, b, g: Geometry, options) -> jax.Array:
     if result != "input":
         return _compute_convolution(result, a, b, g, options)
     w, g = _mirrored(b, g)
-    if min(g.padding_low) < 0:
-        a, g = _fitted(a, g)
     return direct.conv(a, lax.optimization_barrier(w), g, **options)
 
 
