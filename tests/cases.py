@@ -87,6 +87,10 @@ CONV_CASES = [
     _conv("2d-valid", (2, 3, 7, 8), (4, 3, 3, 2), padding="valid", stride=2),
     _conv("2d-padding-beyond-kernel", (2, 3, 4, 5), (4, 3, 2, 3), padding=(4, 3)),
     _conv("2d-one-window-in-padding", (2, 3, 1, 2), (4, 3, 3, 2), padding=(5, 3), stride=(11, 5)),
+    _conv(
+        "3d-window-in-padding", (1, 9, 3, 1, 6), (9, 3, 1, 2, 2),
+        padding=(1, 2, 0), stride=(3, 2, 3), dilation=(3, 3, 2), groups=3,
+    ),
     _conv("2d-padding-single", (2, 3, 4, 5), (4, 3, 2, 3), padding=(2,), stride=(2,)),
     _conv("2d-groups", (2, 6, 7, 8), (4, 3, 3, 2), groups=2, padding=1),
     _conv("2d-groups-3", (2, 9, 6, 8), (6, 3, 3, 3), groups=3, stride=2, padding=1),

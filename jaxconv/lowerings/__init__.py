@@ -47,6 +47,9 @@ def _planned(
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     plan = ("convolution",)
     if _is_static(a, b, geometry):
+        if changes.meets_nothing(geometry):
+            like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
+            return jnp.zeros(like.shape, preferred_element_type or a.dtype)
         channels = _channels(result, a, b, geometry)
         cropped = changes.crop_kernel(geometry).parts[0].simplified()
         plan = ("crop_kernel", *choose(result, cropped, *channels, a.dtype, one_device))

@@ -57,10 +57,11 @@ def fit(array: jax.Array, axis: int, low: int, size: int) -> jax.Array:
     """Elements `-low` to `size - low` of an axis, with zeros where there are none."""
     high = size - low - array.shape[axis]
     if low < 0 or high < 0:
-        start, stop = max(-low, 0), array.shape[axis] + min(high, 0)
+        start, stop = min(max(-low, 0), array.shape[axis]), array.shape[axis] + min(high, 0)
         array = lax.slice_in_dim(array, start, max(stop, start), axis=axis)
     config = [(0, 0, 0)] * array.ndim
-    config[axis] = (max(low, 0), max(size - max(low, 0) - array.shape[axis], 0), 0)
+    before = min(max(low, 0), size)
+    config[axis] = (before, size - before - array.shape[axis], 0)
     if config[axis] == (0, 0, 0):
         return array
     return lax.pad(array, jnp.zeros((), array.dtype), config)
@@ -95,6 +96,14 @@ def crop_kernel(g: Geometry) -> Change:
         ),
     )
     return Change([part], _same, w_map, _same)
+
+
+def meets_nothing(g: Geometry) -> bool:
+    """Whether all windows lie in the padding, along some axis."""
+    return not all(
+        any(_windows_that_meet(g, axis, tap) for tap in range(g.kernel_size[axis]))
+        for axis in range(g.num_spatial_dims)
+    )
 
 
 def _taps_that_meet(g: Geometry, axis: int) -> tuple[int, int]:
