@@ -383,6 +383,7 @@ def test_an_optimizer_trains_a_net_as_torchs_does():
     """Three steps of gradient descent with momentum, from the same parameters."""
     net = Net(nnx.Rngs(0))
     net(X)
+    # A power of two: XLA may round another rate to float32 on a GPU (docs/known-issues.md).
     optimizer = nnx.Optimizer(net, optax.sgd(0.125, momentum=0.9), wrt=nnx.Param)
 
     @nnx.jit

@@ -83,6 +83,7 @@ def test_values_and_gradients_equal_torch(shape, pad, mode, rng):
 
     value, grad = value_and_grad(x, cotangent)
     assert_same(value, output.detach().numpy(), "float64")
+    # Elements that are copied several times sum several cotangents, in either order.
     np.testing.assert_allclose(grad, tensor.grad.numpy(), rtol=1e-14, atol=1e-14)
 
 

@@ -59,6 +59,7 @@ def test_the_cells_are_those_that_torch_reads(case):
         cells = picture.footprint(position).reshape(-1, len(position))
         held = picture.values[tuple(cells.T)]
         np.add.at(expected[row], held[held > 0] - 1, weight.reshape(-1)[held > 0])
+    # Where padding repeats an element, several weights add up, in either order.
     np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-12)
     # Each element has one cell of its own, in order, which says whether any output reads it.
     own = np.isin(picture.kinds, ("input", "input, not read"))

@@ -32,6 +32,7 @@ def test_probabilities_are_those_of_onnxruntime(sounds):
     expected = silero_vad.detect_with_onnx(sounds)
     assert expected.shape[1] > 100
     assert expected.max() - expected.min() > 0.9
+    # Both compute in float32, and each window starts from the rounded state of the last one.
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
 
 

@@ -22,7 +22,7 @@ def normal(*shape):
     return jnp.asarray(np.random.default_rng(0).normal(size=shape))
 
 
-@still_fails("openxla/xla#47945")
+@still_fails("openxla/xla#47945, open")
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 def test_grouped_convolutions_on_auto_meshes_are_not_gathered():
     def conv(x, w):
@@ -42,7 +42,7 @@ lax.conv_general_dilated(x, w, (1, 1), [(0, 0), (0, 0)], lhs_dilation=(2, 2)).bl
 """
 
 
-@still_fails("not reported yet")
+@still_fails("XLA swaps the operands and ends the process; not reported yet")
 def test_strided_transposed_convolutions_of_small_images_do_not_abort():
     run = subprocess.run([sys.executable, "-c", SWAPPED], capture_output=True, text=True)
     assert "Window dimensions do not match RHS shape" not in run.stderr
@@ -52,7 +52,7 @@ def test_strided_transposed_convolutions_of_small_images_do_not_abort():
 
 
 @gpu_only
-@still_fails("not reported yet")
+@still_fails("XLA hands the constant to cuDNN in float32; not reported yet")
 def test_a_float64_convolution_times_a_constant_is_exact():
     x, w = normal(2, 3, 7, 8), normal(4, 3, 3, 2)
 
@@ -63,7 +63,7 @@ def test_a_float64_convolution_times_a_constant_is_exact():
 
 
 @gpu_only
-@still_fails("not reported yet")
+@still_fails("cuDNN multiplies padding by elements of the image; not reported yet")
 def test_infinity_stays_away_from_unequal_padding():
     x, w = normal(2, 3, 7, 8).at[0, 2, 0, 0].set(np.inf), normal(4, 3, 4, 2)
     pads = [(4, 5), (0, 1)]

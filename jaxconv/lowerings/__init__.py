@@ -45,15 +45,15 @@ def _planned(
     """The contraction by the plan that `choose` gives."""
     geometry = geometry.simplified()
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
+    dtype = jnp.dtype(preferred_element_type or a.dtype)
     plan = ("convolution",)
     if _is_static(a, b, geometry):
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
-            return jnp.zeros(like.shape, preferred_element_type or a.dtype)
+            return jnp.zeros(like.shape, dtype)
         channels = _channels(result, a, b, geometry)
-        cropped = changes.crop_kernel(geometry).parts[0].simplified()
+        cropped = changes.crop_kernel(geometry).parts[0]
         plan = ("crop_kernel", *choose(result, cropped, *channels, a.dtype, one_device))
-    dtype = jnp.dtype(preferred_element_type or a.dtype)
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)

@@ -79,8 +79,9 @@ def _unstack(array: jax.Array, axis: int) -> Pieces:
 
 
 def crop_kernel(g: Geometry) -> Change:
-    """Leave out taps at either end of the kernel that meet nothing but padding."""
-    ends = [_taps_that_meet(g, axis) for axis in range(g.num_spatial_dims)]
+    """Leave out taps at either end of the kernel that meet nothing but padding; not all may."""
+    met = [_taps_that_meet(g, axis) for axis in range(g.num_spatial_dims)]
+    ends = [(taps[0], taps[-1]) for taps in met]
 
     def w_map(w):
         for axis, (first, last) in enumerate(ends, start=2):
@@ -95,21 +96,17 @@ def crop_kernel(g: Geometry) -> Change:
             for low, d, (first, _) in zip(g.padding_low, g.dilation, ends, strict=True)
         ),
     )
-    return Change([part], _same, w_map, _same)
+    return Change([part.simplified()], _same, w_map, _same)
 
 
 def meets_nothing(g: Geometry) -> bool:
     """Whether all windows lie in the padding, along some axis."""
-    return not all(
-        any(_windows_that_meet(g, axis, tap) for tap in range(g.kernel_size[axis]))
-        for axis in range(g.num_spatial_dims)
-    )
+    return not all(_taps_that_meet(g, axis) for axis in range(g.num_spatial_dims))
 
 
-def _taps_that_meet(g: Geometry, axis: int) -> tuple[int, int]:
-    """The first and the last tap that meet an element of x; if none does, the first tap of all."""
-    met = [tap for tap in range(g.kernel_size[axis]) if _windows_that_meet(g, axis, tap)]
-    return (met[0], met[-1]) if met else (0, 0)
+def _taps_that_meet(g: Geometry, axis: int) -> list[int]:
+    """The taps that meet an element of x."""
+    return [tap for tap in range(g.kernel_size[axis]) if _windows_that_meet(g, axis, tap)]
 
 
 def _windows_that_meet(g: Geometry, axis: int, tap: int) -> range:
@@ -280,8 +277,7 @@ def sum_over_met_taps(g: Geometry, axis: int) -> Change:
     have it within x."""
     s, d, low = g.stride[axis], g.dilation[axis], g.padding_low[axis]
     image_axis = g.spatial_axes[axis]
-    windows = {tap: _windows_that_meet(g, axis, tap) for tap in range(g.kernel_size[axis])}
-    windows = {tap: met for tap, met in windows.items() if met}
+    windows = {tap: _windows_that_meet(g, axis, tap) for tap in _taps_that_meet(g, axis)}
 
     def x_map(x):
         starts = [met.start * s + tap * d - low for tap, met in windows.items()]

@@ -21,6 +21,9 @@ OPERANDS = {
 CHANNEL_TILE = 64
 """To a multiple of it `fill_channels` fills: XLA:CPU computes so many channels at once."""
 
+OPERAND_TILE = 4
+"""To a multiple of it `fill_operand` fills: an odd number of channels can be slow there."""
+
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation."""
 
@@ -115,11 +118,7 @@ def _sum_over_taps(g: Geometry, axis: int, **_) -> Change | None:
 
 
 def _sum_over_met_taps(g: Geometry, axis: int, **_) -> Change | None:
-    if _is_pointwise(g, axis):
-        return None
-    change = changes.sum_over_met_taps(g, axis)
-    # Nothing is met: leave it to a form that can give zeros.
-    return change if change.parts else changes.sum_over_taps(g, axis)
+    return None if _is_pointwise(g, axis) else changes.sum_over_met_taps(g, axis)
 
 
 def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
@@ -141,23 +140,18 @@ def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | N
 
 
 def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
-    if result == "weight" or g.groups > 1:
-        return None
-    channels = b.shape[0 if result == "output" else 1]
-    filled = -(-channels // CHANNEL_TILE) * CHANNEL_TILE
-    return changes.fill_channels(g, result, filled) if filled > channels else None
-
-
-def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
-    return None if g.channels_last else changes.last(g, in_memory=True)
+    return None if result == "weight" else _filled(g, result, b, CHANNEL_TILE)
 
 
 def _fill_operand(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
-    if result == "weight" or g.groups > 1:
-        return None
-    role, channels = ("input", b.shape[1]) if result == "output" else ("output", b.shape[0])
-    filled = -(-channels // 4) * 4
-    return changes.fill_channels(g, role, filled) if filled > channels else None
+    return None if result == "weight" else _filled(g, OPERANDS[result][0], b, OPERAND_TILE)
+
+
+def _filled(g: Geometry, role: str, w: jax.Array, tile: int) -> Change | None:
+    """The channels of y or x filled up to a multiple of `tile`, if they are none."""
+    channels = w.shape[0 if role == "output" else 1]
+    filled = -(-channels // tile) * tile
+    return changes.fill_channels(g, role, filled) if g.groups == 1 and filled > channels else None
 
 
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
@@ -170,6 +164,10 @@ def _first(g: Geometry, axis: int, **_) -> Change | None:
 
 def _last(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else changes.last(g)
+
+
+def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
+    return None if g.channels_last else changes.last(g, in_memory=True)
 
 
 def _crop_kernel(g: Geometry, axis: int, **_) -> Change | None:
