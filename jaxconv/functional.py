@@ -376,6 +376,12 @@ def _conv_transpose(
     )
 
     def compute(y, weight, bias, geometry):
+        if _known_empty(geometry.output_size):
+            # Of an empty batch, or no channels: the output may have elements, and none has a sum.
+            channels = weight.shape[1] * geometry.groups
+            shape = _join_shape(y.shape[0], channels, geometry.input_size, channels_last)
+            x = jnp.zeros(shape, preferred_element_type or y.dtype)
+            return _add_bias(x, bias, geometry.channel_axis)
         x = contractions.conv_input(
             y, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
         )

@@ -21,12 +21,13 @@ INDEPENDENT = [(INPUT, INPUT_GRADIENT), (WEIGHT, WEIGHT_GRADIENT), (COTANGENT, O
 # Cases that the CPU computes in different ways.
 VARIOUS = [
     "2d-plain", "2d-1x1-stride", "2d-1x1-groups", "2d-patchify", "2d-patchify-padded",
-    "2d-one-pixel", "2d-same-even-dilated", "2d-depthwise-stride", "2d-groups-many",
+    "2d-one-pixel", "2d-same-even-dilated", "2d-depthwise-stride", "2d-depthwise-many",
+    "2d-depthwise-many-stride", "1d-depthwise-many", "T-2d-depthwise-many", "2d-groups-many",
     "2d-groups-beyond-32", "2d-many-channels", "2d-stride-many-channels", "1d-depthwise-k31",
     "1d-groups-beyond-32-k65", "3d-plain", "3d-stride", "3d-groups", "3d-patchify", "T-2d-groups-3",
     "T-2d-padding-beyond-strided", "T-1d-k16s8", "T-3d-k4s2", "T-3d-groups-dilation-stride",
 ]  # fmt: skip
-LAST = ["2d-plain", "2d-depthwise-stride", "3d-stride", "3d-groups", "T-1d-k16s8", "T-2d-groups-3"]
+LAST = ["2d-plain", "2d-depthwise-many", "3d-stride", "3d-groups", "T-1d-k16s8", "T-2d-groups-3"]
 various = pytest.mark.parametrize(
     ("case", "channels_last"),
     [(BY_NAME[name], False) for name in VARIOUS] + [(BY_NAME[name], True) for name in LAST],

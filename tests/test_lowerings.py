@@ -49,13 +49,14 @@ PLANS = [
     ("groups", "direct"),
     ("phases", "fit", "taps_in_steps"),
     ("phases", "taps"),
+    ("gathers",),
     ("last", "fit", "rows"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("blocks", "sum_over_taps", "direct"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
 ]
-RESULTS = {"rows": ("weight",), "matrix_product": ("weight",)}
+RESULTS = {"rows": ("weight",), "matrix_product": ("weight",), "gathers": ("output", "input")}
 """What a computation can give, if not all."""
 
 
@@ -99,12 +100,15 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
         oracle.assert_close(actual, expected, 1e-13, result)
 
 
-@pytest.mark.parametrize("taps", [(9, 8), (131,), (5, 5, 5)])
-def test_large_depthwise_kernels_loop_and_agree(taps):
-    """More taps than are unrolled: a loop over the first axis, with and without a remainder."""
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("taps", [(9, 8), (3, 31), (67, 2), (131,), (128,), (5, 5, 5)], ids=str)
+def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
+    """More taps than are written out: a loop over rows, along any axis, with a rest and without."""
     n = len(taps)
-    size = tuple(k + 2 for k in taps)
-    g = Geometry(size, taps, (3,) * n, (1,) * n, (0,) * n, (1,) * n, 3, channels_last=True)
+    size = tuple((k - 1) * dilation + 4 for k in taps)
+    s, d = (1,) * n, (dilation,) * n
+    g = Geometry(size, taps, (4,) * n, s, (0,) * n, d, 3, channels_last)
     for result in plans.OPERANDS:
         ab = _operands(result, g)
         actual = plans.carry_out(("phases", "fit", "taps"), result, *ab, g)
@@ -168,15 +172,15 @@ def test_no_dilated_input_meets_a_larger_kernel(platform):
         assert "lhs_dilate = [2, 2]" in lowered(**strides)
 
 
-@pytest.mark.parametrize("groups", [2, 4, 40])
+@pytest.mark.parametrize(("groups", "channels"), [(2, 2), (4, 2), (40, 2), (40, 1)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_infinity_stays_in_its_group_and_window(groups, stride):
+def test_infinity_stays_in_its_group_and_window(groups, channels, stride):
     """A form that multiplied another group's values, or values between windows, by zeros would
     give NaN there."""
-    x = np.ones((1, 2 * groups, 9, 8))
-    x[0, 1, 2, 3] = np.inf
-    w = np.random.default_rng(0).normal(size=(3 * groups, 2, 3, 3))
-    kwargs = {"stride": stride, "groups": groups}
+    x = np.ones((1, channels * groups, 9, 8))
+    x[0, 1, 0, 7] = np.inf
+    w = np.random.default_rng(0).normal(size=((2 * channels - 1) * groups, channels, 3, 3))
+    kwargs = {"stride": stride, "groups": groups, "padding": 1}
     actual = oracle.jaxconv.conv2d(x, w, **kwargs)
     expected = torch_conv2d(x, w, **kwargs)
     assert np.array_equal(np.isfinite(actual), np.isfinite(expected))

@@ -29,6 +29,12 @@ FEW_TAPS = 64
 SMALL_KERNEL = 9
 """Up to this many taps, matrix products beat the convolution's gradient."""
 
+FEW_GATHERS = 16
+"""Up to this many taps, a depthwise image is not copied for its padding, but gathered,"""
+
+MANY_GATHERED = 32
+"""if so many channels share each look into the tables; half as many, if that saves phases."""
+
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
@@ -82,6 +88,8 @@ def choose(
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
     few = c * o <= FEW_CHANNELS
+    if c * o == 1 and one_device and _gathers_pay(result, g):
+        return (*moved, "gathers")
     if few and result != "weight":
         phases = ("phases",) if result == "input" else ()
         return (*moved, *phases, "fit", "taps_in_steps")
@@ -95,6 +103,17 @@ def choose(
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
+
+
+def _gathers_pay(result: str, g: Geometry) -> bool:
+    """Whether for a depthwise layer, a padded copy of the image, one for each phase of a stride,
+    takes longer than a look into tables for each tap and place."""
+    if result == "weight":
+        return False
+    strided = set(g.stride) != {1}
+    if strided and result == "output":
+        return g.groups >= MANY_GATHERED // 2 and g.taps <= FEW_TAPS
+    return g.groups >= MANY_GATHERED and g.taps <= (SMALL_KERNEL if strided else FEW_GATHERS)
 
 
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:

@@ -17,7 +17,10 @@ FEW_CHANNELS = 4
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
 FEW_TAPS = 64
-"""Kernels up to this many taps are taken apart tap by tap."""
+"""Kernels up to this many taps, and columns of a kernel, are taken apart tap by tap."""
+
+NARROW = 5
+"""Up to this width, cuDNN has a weight gradient in float32 for depthwise kernels however tall."""
 
 MANY_TAPS = 12
 """From this many taps on, it pays to bring the elements that they meet next to each other."""
@@ -45,18 +48,25 @@ def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device
         return ("sum_over_taps:0", "axis_to_batch", *by_slices)
     if g.num_spatial_dims == 2 and multiplier == 1 and _cudnn_has_depthwise(result, g, dtype):
         return ("convolution",)
-    if g.taps > FEW_TAPS and (result == "weight" or jnp.finfo(dtype).bits < 32):
+    if g.taps > FEW_TAPS and result == "weight" and _cudnn_is_faster(g, dtype, one_device):
         return ("convolution",)
     first = g.taps >= MANY_TAPS and one_device  # XLA might gather what lies on several.
     return (*(("first",) if first else ()), "phases", "fit", "taps")
 
 
 def _cudnn_has_depthwise(result: str, g: Geometry, dtype: Any) -> bool:
-    """Square odd kernels up to 7, stride 1 or 2, no dilation; larger ones are slow either way."""
+    """Square odd kernels up to 7, stride 1 or 2, no dilation."""
     if result == "weight" and g.taps > 25 and jnp.dtype(dtype) == jnp.float32:
         return False
     (k, other) = g.kernel_size
     return k == other <= 7 and k % 2 == 1 and max(g.stride) <= 2 and max(g.dilation) == 1
+
+
+def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
+    """For the weight gradient of a large kernel."""
+    if jnp.dtype(dtype) == jnp.float32:
+        return g.num_spatial_dims == 2 and g.kernel_size[-1] <= NARROW
+    return jnp.finfo(dtype).bits < 32 and not one_device
 
 
 def _dense(result: str, g: Geometry, dtype: Any) -> Plan:

@@ -10,7 +10,7 @@ import jax
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, changes, direct, products, rows, taps
+from jaxconv.lowerings import blocks, changes, direct, gathers, products, rows, taps
 from jaxconv.lowerings.changes import Change
 
 OPERANDS = {
@@ -50,6 +50,7 @@ _ADDING = {
     "taps_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
+    "gathers": ("output", "input"),
     "rows": ("weight",),
 }
 
@@ -260,15 +261,18 @@ def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = Fals
     return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
 
 
+def _compute_gathers(result: str, a, b, g: Geometry, options) -> jax.Array:
+    form = {"output": gathers.conv, "input": gathers.conv_input}[result]
+    return form(a, b, g, preferred_element_type=options.get("preferred_element_type"))
+
+
 def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
     return rows.conv_weight(a, b, g, **options)
 
 
 def _mirrored(w: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
     """`conv_input` of stride 1 as a convolution over y, with the kernel reversed."""
-    groups, (out_channels, in_per_group, *k) = g.groups, w.shape
-    w = w.reshape(groups, out_channels // groups, in_per_group, *k).swapaxes(1, 2)
-    w = w.reshape(groups * in_per_group, out_channels // groups, *k)
+    w = taps.transposed(w, g.groups)
     mirrored = dataclasses.replace(
         g,
         input_size=g.output_size,
@@ -291,5 +295,6 @@ _COMPUTATIONS = {
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
+    "gathers": _compute_gathers,
     "rows": _compute_rows,
 }

@@ -8,16 +8,20 @@ tap first, by a `lax.map`, which is never fused.
 """
 
 import functools
-from typing import Any
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
 
 UNROLLED = 64
-"""Products written out one by one; with more, a loop over taps compiles as fast."""
+"""Products written out one by one. With more, those of a row of taps are, in a loop over rows."""
 
 
 def conv(
@@ -27,44 +31,39 @@ def conv(
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
     channels = channels_of_groups(x, g, dtype)
-    by_place = by_place_in_group(w, 0, g.groups).astype(dtype)  # (O/g, groups, I/g, *k)
-    by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
+    weights = by_tap(w, g, in_steps).astype(dtype)
 
-    def weight_at(tap: Any) -> jax.Array:
-        return lax.dynamic_index_in_dim(by_place, tap, axis=3, keepdims=False)
+    def sum_over(rows: _Rows) -> jax.Array:
+        """`(N, *o, O/g, groups)` or channels first."""
+        numbers = rows.numbers(g)
+        by_row = _ordered(weights, numbers)
 
-    weights = lax.map(weight_at, jnp.arange(g.taps)) if in_steps else None
-
-    def terms(first: Any, count: int) -> jax.Array:
-        """The sum over taps `first` to `first + count`."""
-        products = []
-        for tap in (first + n for n in range(count)):
-            weight = weight_at(tap) if weights is None else weights[tap]
-            products += [
-                _broadcast_mul(_window(image, g, tap), weight[:, i], g)
-                for i, image in enumerate(channels)
+        def sum_over_row(row: Any) -> jax.Array:
+            each = [_at(weights, n) for n in _at(numbers, row)] if in_steps else _at(by_row, row)
+            products = [
+                broadcast_mul(window, weight[:, i], g)
+                for i, x in enumerate(channels)
+                for weight, window in zip(each, _windows(x, g, rows, row, in_steps), strict=True)
             ]
-        return functools.reduce(jnp.add, products)
+            return functools.reduce(jnp.add, products)
 
-    chunk = _chunk(g.taps, max(1, UNROLLED // len(channels)))
-    loops, rest = divmod(g.taps, chunk)
-    if loops == 1:
-        total = terms(0, chunk)
-    else:
-        zeros = jnp.zeros_like(jax.eval_shape(lambda: terms(0, 1)))
-        total = lax.fori_loop(0, loops, lambda n, total: total + terms(n * chunk, chunk), zeros)
-    if rest:
-        total = total + terms(loops * chunk, rest)
-    return _by_group(total, g.channel_axis)
+        if len(rows.taps) == 1:
+            return sum_over_row(0)
+        zeros = jnp.zeros_like(jax.eval_shape(sum_over_row, 0))
+        return lax.fori_loop(0, len(rows.taps), lambda row, sum: sum + sum_over_row(row), zeros)
+
+    sums = map(sum_over, _rows(g.kernel_size, max(1, UNROLLED // len(channels))))
+    return by_group(functools.reduce(jnp.add, sums), g.channel_axis)
 
 
-def _chunk(taps: int, most: int) -> int:
-    """How many taps to write out: all, or a good part that leaves no rest to be compiled too."""
-    if taps <= most:
-        return taps
-    most //= 2
-    divisor = max(n for n in range(1, most + 1) if taps % n == 0)
-    return divisor if divisor > most // 8 else most
+def by_tap(w: jax.Array, g: Geometry, in_steps: bool) -> jax.Array:
+    """`(taps, O/g, I/g, groups)`"""
+    by_place = by_place_in_group(w, 0, g.groups)  # (O/g, groups, I/g, *k)
+    by_place = by_place.reshape(*by_place.shape[:3], g.taps).swapaxes(1, 2)
+    if not in_steps:
+        return jnp.moveaxis(by_place, 3, 0)
+    weight_at = functools.partial(lax.dynamic_index_in_dim, by_place, axis=3, keepdims=False)
+    return lax.map(weight_at, jnp.arange(g.taps))
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
@@ -76,32 +75,110 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     kept = (y.ndim - 2, y.ndim - 1) if g.channels_last else (1, 2)
     summed = tuple(axis for axis in range(y.ndim) if axis not in kept)
 
-    def weight_at(tap: Any) -> jax.Array:
-        """(O/g, groups, I/g)"""
-        windows = [jnp.expand_dims(_window(image, g, tap), kept[0]) for image in channels]
-        return jnp.stack([jnp.sum(window * y, summed) for window in windows], -1)
+    def weights_of(rows: _Rows) -> jax.Array:
+        """`(taps, I/g, O/g, groups)`"""
 
-    if g.taps > UNROLLED:
-        w = lax.map(weight_at, jnp.arange(g.taps))
-    else:
-        w = jnp.stack([weight_at(tap) for tap in range(g.taps)])
-    w = jnp.moveaxis(w, 0, -1)
-    return _by_group(w, 0).reshape(-1, w.shape[2], *g.kernel_size)
+        def weights_of_row(row: Any) -> jax.Array:
+            sums = [
+                jnp.sum(jnp.expand_dims(window, kept[0]) * y, summed)
+                for x in channels
+                for window in _windows(x, g, rows, row)
+            ]
+            return jnp.stack(sums).reshape(len(channels), -1, *sums[0].shape).swapaxes(0, 1)
 
+        if len(rows.taps) == 1:
+            return weights_of_row(0)
+        return lax.collapse(lax.map(weights_of_row, jnp.arange(len(rows.taps))), 0, 2)
 
-def _window(x: jax.Array, g: Geometry, tap: Any) -> jax.Array:
-    """What all windows meet at a tap; taps are counted with the last axis fastest."""
-    starts, sizes, strides = [0] * x.ndim, list(x.shape), [1] * x.ndim
-    for n in reversed(range(g.num_spatial_dims)):
-        axis, s = g.spatial_axes[n], g.stride[n]
-        tap, place = divmod(tap, g.kernel_size[n])
-        starts[axis], sizes[axis] = place * g.dilation[n], (g.output_size[n] - 1) * s + 1
-        strides[axis] = s
-    window = lax.dynamic_slice(x, starts, sizes)
-    return window if set(strides) == {1} else lax.slice(window, [0] * x.ndim, sizes, strides)
+    parts = _rows(g.kernel_size, max(1, UNROLLED // len(channels)))
+    order = np.argsort(np.concatenate([rows.numbers(g).ravel() for rows in parts]))
+    w = _ordered(jnp.concatenate([weights_of(rows) for rows in parts]), order).transpose(2, 3, 1, 0)
+    return by_group(w, 0).reshape(-1, w.shape[2], *g.kernel_size)
 
 
-def _broadcast_mul(window: jax.Array, weight: jax.Array, g: Geometry) -> jax.Array:
+class _Rows(NamedTuple):
+    """Taps of the kernel in rows, of `shape` along its axes: `(rows, taps of a row, axes)`."""
+
+    shape: tuple[int, ...]
+    taps: np.ndarray
+
+    def numbers(self, g: Geometry) -> np.ndarray:
+        """Counted with the last axis fastest."""
+        return np.ravel_multi_index(tuple(np.moveaxis(self.taps, -1, 0)), g.kernel_size)
+
+
+def _rows(kernel_size: Sequence[int], most: int) -> list[_Rows]:
+    """The kernel as one row if it has at most `most` taps, and else as rows along its longest axis:
+    equal ones, if a number up to half as many divides it well, or with the last ones shorter."""
+    if math.prod(kernel_size) <= most:
+        return [_Rows(tuple(kernel_size), np.array([list(np.ndindex(*kernel_size))]))]
+    axis = max(range(len(kernel_size)), key=lambda axis: (kernel_size[axis], axis))
+    k = kernel_size[axis]
+    most = min(k, max(1, most // 2))
+    divisor = max(length for length in range(1, most + 1) if k % length == 0)
+    length = divisor if divisor > most // 4 else most
+
+    def rows(length: int, starts: Sequence[int]) -> _Rows:
+        shape, ranges = [1] * len(kernel_size), [range(k) for k in kernel_size]
+        shape[axis], ranges[axis] = length, starts
+        firsts = np.array(list(itertools.product(*ranges)))
+        return _Rows(tuple(shape), firsts[:, None] + np.array(list(np.ndindex(*shape))))
+
+    rest = k % length
+    whole = rows(length, range(0, k - rest, length))
+    return [whole, rows(rest, [k - rest])] if rest else [whole]
+
+
+def _windows(
+    x: jax.Array, g: Geometry, rows: _Rows, row: Any, one_by_one: bool = False
+) -> list[jax.Array]:
+    """What all windows meet at each tap of a row.
+
+    What they meet at all of them is one slice from anywhere, and each tap's a static one of that,
+    which XLA:GPU fuses well. XLA:CPU takes up to ten times as long then, for weights too, if a row
+    is short: there, each is a slice from anywhere.
+    """
+    taps = _at(rows.taps, row)
+    if one_by_one:
+        one = (1,) * g.num_spatial_dims
+        return [_at_tap(_span(x, g, tap, one), g, (0,) * len(one)) for tap in taps]
+    span = _span(x, g, taps[0], rows.shape)
+    return [_at_tap(span, g, tap) for tap in np.ndindex(*rows.shape)]
+
+
+def _ordered(array: jax.Array, places: np.ndarray) -> jax.Array:
+    """`array[places]`, all its elements, without a gather if they lie so already."""
+    if np.array_equal(places.ravel(), np.arange(array.shape[0])):
+        return array.reshape(*places.shape, *array.shape[1:])
+    return array[places]
+
+
+def _at(table: Any, place: Any) -> Any:
+    """An element of the first axis; of a numpy array, at a known place, as one."""
+    if isinstance(place, int | np.integer):
+        return table[place]
+    return lax.dynamic_index_in_dim(jnp.asarray(table), place, keepdims=False)
+
+
+def _span(x: jax.Array, g: Geometry, first: Sequence[Any], taps: Sequence[int]) -> jax.Array:
+    """What all windows meet from a tap on, for so many taps along each axis."""
+    starts, sizes = [0] * x.ndim, list(x.shape)
+    for n, axis in enumerate(g.spatial_axes):
+        starts[axis] = first[n] * g.dilation[n]
+        sizes[axis] = (g.output_size[n] - 1) * g.stride[n] + (taps[n] - 1) * g.dilation[n] + 1
+    return lax.dynamic_slice(x, [jnp.int32(start) for start in starts], sizes)
+
+
+def _at_tap(span: jax.Array, g: Geometry, tap: Sequence[int]) -> jax.Array:
+    """What all windows meet at one tap of a `_span`."""
+    starts, limits, strides = [0] * span.ndim, list(span.shape), [1] * span.ndim
+    for n, axis in enumerate(g.spatial_axes):
+        starts[axis], strides[axis] = tap[n] * g.dilation[n], g.stride[n]
+        limits[axis] = starts[axis] + (g.output_size[n] - 1) * g.stride[n] + 1
+    return lax.slice(span, starts, limits, strides)
+
+
+def broadcast_mul(window: jax.Array, weight: jax.Array, g: Geometry) -> jax.Array:
     """`(N, *o, groups)` times `(O/g, groups)`: `(N, *o, O/g, groups)`, or channels first."""
     if g.channels_last:
         window = jnp.expand_dims(window, -2)
@@ -127,7 +204,14 @@ def by_place_in_group(array: jax.Array, axis: int, groups: int) -> jax.Array:
     return jnp.swapaxes(array, axis, axis + 1)
 
 
-def _by_group(array: jax.Array, axis: int) -> jax.Array:
+def transposed(w: jax.Array, groups: int) -> jax.Array:
+    """`(O, I/g, *k)` with the channels of each group exchanged: `(I, O/g, *k)`."""
+    out_channels, in_per_group, *k = w.shape
+    w = w.reshape(groups, out_channels // groups, in_per_group, *k).swapaxes(1, 2)
+    return w.reshape(groups * in_per_group, out_channels // groups, *k)
+
+
+def by_group(array: jax.Array, axis: int) -> jax.Array:
     """Two axes of channels, `(m, groups)`, as one, `groups*m`."""
     array = jnp.swapaxes(array, axis, axis + 1)
     shape = array.shape
