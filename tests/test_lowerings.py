@@ -42,6 +42,7 @@ PLANS = [
     ("sum_over_met_taps", "direct"),
     ("last", "groups", "sum_over_met_taps", "matrix_product"),
     ("sum_over_met_taps:0", "axis_to_batch", "direct"),
+    ("sum_over_met_taps:0", "taps_to_channels", "direct"),
     ("fill_operand", "direct"),
     ("last_in_memory", "direct"),
     ("phases", "mirrored"),

@@ -18,7 +18,8 @@ FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
 FEW_GROUPS = 32
-"""Groups up to this many are taken apart one by one; the code grows with them."""
+"""Groups up to this many are taken apart one by one, and twice as many where that takes little
+code each."""
 
 MANY_CHANNELS = 128
 """Channels from which a matrix product keeps all cores busy even for a whole batch of images."""
@@ -28,6 +29,9 @@ FEW_TAPS = 64
 
 SMALL_KERNEL = 9
 """Up to this many taps, matrix products beat the convolution's gradient."""
+
+SHORT_ROW = 8
+"""Rows of an image that fill no vector are shorter."""
 
 FEW_GATHERS = 16
 """Up to this many taps, a depthwise image is not copied for its padding, but gathered,"""
@@ -64,8 +68,11 @@ MANY_TILES = 256
 MANY_PRODUCTS = 300
 """or fewer products than that to a result, which are done before the other core has begun."""
 
+SOME_PADDING = 1 / 5
+"""Padding over an image, of many channels, from which a product for each tap takes less time,"""
+
 MOSTLY_PADDING = 1 / 3
-"""Padding over an image from which taps are taken apart, each for the windows that it meets,"""
+"""from which dilated taps of fewer are taken apart, each for the windows that it meets,"""
 
 NOTHING_BUT_PADDING = 2 / 3
 """and from which along both axes."""
@@ -88,28 +95,43 @@ def choose(
     if g.groups == 1:
         return layout + _dense(result, g, c, o, one_device)
     few = c * o <= FEW_CHANNELS
-    if c * o == 1 and one_device and _gathers_pay(result, g):
-        return (*moved, "gathers")
     if few and result != "weight":
-        phases = ("phases",) if result == "input" else ()
-        return (*moved, *phases, "fit", "taps_in_steps")
+        return _few_per_group(result, g, c, o, one_device, moved)
     if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
         return ("blocks", *layout, "fit", "rows")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         blocks = ("blocks",) if one_device else ()
         return (*blocks, *layout, "fit", "taps")
-    if g.groups <= FEW_GROUPS:
+    little_code = result == "output" or (result == "input" and set(g.stride) == {1})
+    if g.groups <= (2 * FEW_GROUPS if little_code else FEW_GROUPS):
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
 
 
+def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
+    """Multiply-adds over whole images. Rows of an image are the better vectors, if they are long
+    enough: a weight is one number for all of a row. But to bring them there takes as long."""
+    phases = ("phases",) if result == "input" else ()
+    by_rows = _fits_rows(g) and g.taps * (c if result == "output" else o) <= FEW_TAPS
+    strided = set(g.stride) != {1}
+    if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
+        return (*phases, "fit", "taps")
+    if g.channels_last and by_rows and not strided and min(c, o) > 1 and one_device:
+        return ("first", "fit", "taps")
+    if c * o == 1 and one_device and _gathers_pay(result, g):
+        return (*moved, "gathers")
+    return (*moved, *phases, "fit", "taps_in_steps")
+
+
+def _fits_rows(g: Geometry) -> bool:
+    return min(g.input_size[-1], g.output_size[-1]) >= SHORT_ROW
+
+
 def _gathers_pay(result: str, g: Geometry) -> bool:
     """Whether for a depthwise layer, a padded copy of the image, one for each phase of a stride,
     takes longer than a look into tables for each tap and place."""
-    if result == "weight":
-        return False
     strided = set(g.stride) != {1}
     if strided and result == "output":
         return g.groups >= MANY_GATHERED // 2 and g.taps <= FEW_TAPS
@@ -119,6 +141,8 @@ def _gathers_pay(result: str, g: Geometry) -> bool:
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
+    if result != "weight" and (_covers_image(result, g) or _saves_products(g, c, o)):
+        return _by_products(g, c, o)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
     if result == "weight":
@@ -169,6 +193,28 @@ def _by_met_taps(result: str, g: Geometry) -> Plan:
     if _padding_over_image(g) < NOTHING_BUT_PADDING:
         return ("sum_over_met_taps:0", "axis_to_batch", "direct")
     return ("sum_over_met_taps", "direct")
+
+
+def _covers_image(result: str, g: Geometry) -> bool:
+    """Whether the kernel is larger than the image that it moves over. XLA makes the image the
+    kernel then, and computes that up to a hundred times as slowly."""
+    image = g.input_size if result == "output" else g.output_size
+    return math.prod(g.kernel_size[-2:]) > math.prod(image[-2:])
+
+
+def _saves_products(g: Geometry, c: int, o: int) -> bool:
+    """Whether products as large as a convolution can be had without those with padding."""
+    large = g.num_spatial_dims == 2 and min(c, o) >= MANY_TILES and 1 < g.taps <= FEW_TAPS
+    return large and _padding_over_image(g) >= SOME_PADDING
+
+
+def _by_products(g: Geometry, c: int, o: int) -> Plan:
+    """A matrix product for each tap, of the windows that meet something there, or one of copies."""
+    if min(c, o) >= MANY_CHANNELS and g.taps <= FEW_TAPS:
+        return ("sum_over_met_taps", "direct")
+    if g.num_spatial_dims == 1 or g.taps * c * math.prod(g.output_size) <= FEW_ELEMENTS:
+        return ("taps_to_channels", "direct")
+    return ("sum_over_met_taps:0", "taps_to_channels", "direct")
 
 
 def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:

@@ -24,7 +24,7 @@ from jax import lax
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
 
-ROWS = 16
+ROWS = 10
 """Rows added at a time, at most."""
 
 TAPS = 8
