@@ -4,6 +4,7 @@
 exported with symbolic sizes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ def pad(
     pads = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     first = input.ndim - num_axes
     axes = range(first, input.ndim)
+    _check_addressable(input, axes, pads, "pad")
     if mode == "constant":
         return pad_constant(input, axes, pads, _to_fill(value, input.dtype))
     check_not_empty(input.shape[first - 1 :], mode)
@@ -141,12 +143,25 @@ def pad_axes(
     """
     if mode == "zeros":
         return pad_constant(x, axes, pads)
+    _check_addressable(x, axes, pads, name)
     pad_axis = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}[mode]
     for axis, (low, high) in zip(axes, pads, strict=True):
         if (low, high) != (0, 0):
             _check_amounts(low, high, x.shape[axis], mode, name)
             x = pad_axis(x, axis, low, high)
     return x
+
+
+def _check_addressable(x: jax.Array, axes: Sequence[int], pads: Pads, name: str) -> None:
+    """XLA ends the process over an array of more elements than there are numbers for."""
+    shape = list(x.shape)
+    for axis, (low, high) in zip(axes, pads, strict=True):
+        shape[axis] += low + high
+    if all(isinstance(size, int) for size in shape) and math.prod(shape) >= 1 << 63:
+        raise ValueError(
+            f"`{name}` must leave less than 2^63 elements, got {pads}, which leaves an array of "
+            f"shape {tuple(shape)}"
+        )
 
 
 def crop(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:

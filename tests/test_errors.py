@@ -245,6 +245,7 @@ REFUSED = [
     refused("pad-float", pad((2, 3), (1.0, 1)), r"`pad`.*\(1\.0, 1\)", TypeError),
     refused("pad-str", pad((2, 3), "11"), "`pad`.*'11'", TypeError),
     refused("pad-odd", pad((2, 3), (1, 1, 1)), r"`pad`.*low, high.*\(1, 1, 1\)"),
+    refused("pad-huge", pad((2, 3), (1 << 31, 0, 0, 1 << 32)), r"`pad`.*2\^63.*4294967298"),
     refused("pad-too-many", pad((2,), (1, 1, 1, 1)), "`pad`.*at most 1 axes"),
     refused("pad-mode", pad((2, 3), (1, 1), "edge"), "`mode`.*'constant'.*'edge'"),
     refused("pad-mode-none", pad((2, 3), (1, 1), None), "`mode`.*None"),
@@ -596,6 +597,10 @@ CALLED = [
     refused_call(
         "replicate-no-pixels", "Conv2d", r"`input` must not be empty.*\(4, 0, 6\)",
         input=(0, 4, 0, 6), padding=2, padding_mode="replicate",
+    ),
+    refused_call(
+        "replicate-huge", "Conv2d", r"`padding` must leave less than 2\^63 elements.*2147483653",
+        padding="same", dilation=1 << 31, kernel_size=2, padding_mode="replicate",
     ),
     refused_call("T-channels", "ConvTranspose2d", "`input` must have 4", input=(2, 3, 5, 6)),
     refused_call("T-rank", "ConvTranspose2d", "`input` must have rank", input=(4, 5)),
