@@ -195,6 +195,9 @@ TRANSPOSED_CASES = [
     _transposed("2d-groups-many", (1, 16, 4, 3), (16, 2, 3, 3), groups=8, stride=2, padding=1),
     _transposed("2d-1x1", (2, 3, 5, 4), (3, 4, 1, 1)),
     _transposed("2d-1x1-stride", (2, 3, 5, 4), (3, 4, 1, 1), stride=2, output_padding=1),
+    _transposed(
+        "2d-1x1-moved", (2, 3, 5, 4), (3, 4, 1, 1), padding=1, output_padding=2, dilation=3
+    ),
     _transposed("2d-one-pixel", (2, 3, 1, 1), (3, 4, 4, 4)),
     _transposed("2d-output-size", (2, 3, 4, 5), (3, 4, 3, 3), stride=3, output_size=(13, 17)),
     _transposed(

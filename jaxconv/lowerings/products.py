@@ -10,7 +10,8 @@ from jaxconv.geometry import Geometry
 
 
 def fits(g: Geometry) -> bool:
-    return g.taps == 1 and g.input_size == g.output_size and set(g.stride) == {1}
+    unmoved = not any(g.padding_low)  # Padding and output_padding can leave the size as it was.
+    return g.taps == 1 and unmoved and g.input_size == g.output_size and set(g.stride) == {1}
 
 
 def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:

@@ -104,7 +104,7 @@ class _Rows(NamedTuple):
 
     def numbers(self, g: Geometry) -> np.ndarray:
         """Counted with the last axis fastest."""
-        return np.ravel_multi_index(tuple(np.moveaxis(self.taps, -1, 0)), g.kernel_size)
+        return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(self.taps, -1, 0)), g.kernel_size))
 
 
 def _rows(kernel_size: Sequence[int], most: int) -> list[_Rows]:
@@ -118,7 +118,7 @@ def _rows(kernel_size: Sequence[int], most: int) -> list[_Rows]:
     divisor = max(length for length in range(1, most + 1) if k % length == 0)
     length = divisor if divisor > most // 4 else most
 
-    def rows(length: int, starts: Sequence[int]) -> _Rows:
+    def rows(length: int, starts: range) -> _Rows:
         shape, ranges = [1] * len(kernel_size), [range(k) for k in kernel_size]
         shape[axis], ranges[axis] = length, starts
         firsts = np.array(list(itertools.product(*ranges)))
@@ -126,7 +126,7 @@ def _rows(kernel_size: Sequence[int], most: int) -> list[_Rows]:
 
     rest = k % length
     whole = rows(length, range(0, k - rest, length))
-    return [whole, rows(rest, [k - rest])] if rest else [whole]
+    return [whole, rows(rest, range(k - rest, k, length))] if rest else [whole]
 
 
 def _windows(
