@@ -381,10 +381,11 @@ def _conv_transpose(
             channels = weight.shape[1] * geometry.groups
             shape = _join_shape(y.shape[0], channels, geometry.input_size, channels_last)
             x = jnp.zeros(shape, preferred_element_type or y.dtype)
-            return _add_bias(x, bias, geometry.channel_axis)
-        x = contractions.conv_input(
-            y, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
-        )
+        else:
+            x = contractions.conv_input(
+                y, weight, geometry, precision=precision,
+                preferred_element_type=preferred_element_type,
+            )  # fmt: skip
         return _add_bias(x, bias, geometry.channel_axis)
 
     x = by_sharding(compute, y, weight, bias, geometry, transposed=True)

@@ -374,6 +374,18 @@ class Geometry:
             dilation=ones(self.dilation, self.kernel_size),
         )
 
+    def is_pointwise(self, axis: int) -> bool:
+        """Whether along an axis, an element of `y` meets just the element of `x` at its place.
+
+        Sizes alone do not tell: padding may move `x`, and output_padding make up for its size.
+        """
+        return (
+            self.kernel_size[axis] == 1
+            and self.stride[axis] == 1
+            and self.padding_low[axis] == 0
+            and self.input_size[axis] == self.output_size[axis]
+        )
+
     @property
     def num_spatial_dims(self) -> int:
         return len(self.kernel_size)

@@ -76,8 +76,8 @@ def pad(
     pads = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     first = input.ndim - num_axes
     axes = range(first, input.ndim)
-    _check_addressable(input, axes, pads, "pad")
     if mode == "constant":
+        _check_addressable(input, axes, pads, "pad")
         return pad_constant(input, axes, pads, _to_fill(value, input.dtype))
     check_not_empty(input.shape[first - 1 :], mode)
     _check_output(input.shape[first:], pads, mode)

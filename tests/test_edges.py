@@ -27,7 +27,15 @@ VARIOUS = [
     "1d-groups-beyond-32-k65", "3d-plain", "3d-stride", "3d-groups", "3d-patchify", "T-2d-groups-3",
     "T-2d-padding-beyond-strided", "T-1d-k16s8", "T-3d-k4s2", "T-3d-groups-dilation-stride",
 ]  # fmt: skip
-LAST = ["2d-plain", "2d-depthwise-many", "3d-stride", "3d-groups", "T-1d-k16s8", "T-2d-groups-3"]
+LAST = [
+    "2d-plain",
+    "2d-depthwise-stride",
+    "2d-depthwise-many",
+    "3d-stride",
+    "3d-groups",
+    "T-1d-k16s8",
+    "T-2d-groups-3",
+]
 various = pytest.mark.parametrize(
     ("case", "channels_last"),
     [(BY_NAME[name], False) for name in VARIOUS] + [(BY_NAME[name], True) for name in LAST],

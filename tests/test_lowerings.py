@@ -174,14 +174,15 @@ def test_no_dilated_input_meets_a_larger_kernel(platform):
 
 
 @pytest.mark.parametrize(("groups", "channels"), [(2, 2), (4, 2), (40, 2), (40, 1)])
+@pytest.mark.parametrize(("place", "padding"), [((2, 3), 0), ((0, 7), 1)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_infinity_stays_in_its_group_and_window(groups, channels, stride):
+def test_infinity_stays_in_its_group_and_window(groups, channels, stride, place, padding):
     """A form that multiplied another group's values, or values between windows, by zeros would
     give NaN there."""
     x = np.ones((1, channels * groups, 9, 8))
-    x[0, 1, 0, 7] = np.inf
+    x[0, 1, *place] = np.inf
     w = np.random.default_rng(0).normal(size=((2 * channels - 1) * groups, channels, 3, 3))
-    kwargs = {"stride": stride, "groups": groups, "padding": 1}
+    kwargs = {"stride": stride, "groups": groups, "padding": padding}
     actual = oracle.jaxconv.conv2d(x, w, **kwargs)
     expected = torch_conv2d(x, w, **kwargs)
     assert np.array_equal(np.isfinite(actual), np.isfinite(expected))

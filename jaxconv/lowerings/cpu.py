@@ -3,7 +3,8 @@
 XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes. Neither takes
 groups; all else is a naive loop, and so is any convolution inside a loop. So groups are taken
 apart, three axes become two, strides of transposed convolutions become phases (which saves
-multiplying zeros), and few channels per group become plain arithmetic across the groups.
+multiplying zeros), and few channels per group become plain arithmetic across the groups, or along
+the rows of an image.
 """
 
 import math

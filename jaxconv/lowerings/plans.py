@@ -91,16 +91,6 @@ def divides(g: Geometry) -> bool:
     )
 
 
-def _is_pointwise(g: Geometry, axis: int) -> bool:
-    """Whether an output element along an axis meets just the input element at its place."""
-    return (
-        g.kernel_size[axis] == 1
-        and g.stride[axis] == 1
-        and g.padding_low[axis] == 0
-        and g.input_size[axis] == g.output_size[axis]
-    )
-
-
 def _phases(g: Geometry, axis: int, **_) -> Change | None:
     return changes.phases(g, axis) if g.stride[axis] > 1 else None
 
@@ -111,19 +101,19 @@ def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
 
 
 def _taps_to_channels(g: Geometry, axis: int, **_) -> Change | None:
-    return None if _is_pointwise(g, axis) else changes.taps_to_channels(g, axis)
+    return None if g.is_pointwise(axis) else changes.taps_to_channels(g, axis)
 
 
 def _sum_over_taps(g: Geometry, axis: int, **_) -> Change | None:
-    return None if _is_pointwise(g, axis) else changes.sum_over_taps(g, axis)
+    return None if g.is_pointwise(axis) else changes.sum_over_taps(g, axis)
 
 
 def _sum_over_met_taps(g: Geometry, axis: int, **_) -> Change | None:
-    return None if _is_pointwise(g, axis) else changes.sum_over_met_taps(g, axis)
+    return None if g.is_pointwise(axis) else changes.sum_over_met_taps(g, axis)
 
 
 def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
-    if axis or g.num_spatial_dims == 1 or not _is_pointwise(g, 0):
+    if axis or g.num_spatial_dims == 1 or not g.is_pointwise(0):
         return None
     return changes.first_axis_to_batch(g)
 

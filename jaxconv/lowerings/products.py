@@ -10,8 +10,7 @@ from jaxconv.geometry import Geometry
 
 
 def fits(g: Geometry) -> bool:
-    unmoved = not any(g.padding_low)  # Padding and output_padding can leave the size as it was.
-    return g.taps == 1 and unmoved and g.input_size == g.output_size and set(g.stride) == {1}
+    return all(g.is_pointwise(axis) for axis in range(g.num_spatial_dims))
 
 
 def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:

@@ -1,6 +1,7 @@
 """Few channels per group: one multiply-add over the whole image per tap, which XLA fuses.
 
-The groups lie along the vector unit, so x is taken apart by the channel within a group.
+The groups lie along the vector unit, or with channels first a row of the image, so x is taken apart
+by the channel within a group.
 
 XLA:CPU fuses more than is good for it: with the weights' transpose in the loop over the image,
 weights are read across and the loop isn't vectorised (3 times slower). `in_steps` lays them out by
