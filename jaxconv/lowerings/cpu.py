@@ -199,8 +199,10 @@ def _by_met_taps(result: str, g: Geometry) -> Plan:
 def _covers_image(result: str, g: Geometry) -> bool:
     """Whether the kernel is larger than the image that it moves over. XLA makes the image the
     kernel then, and computes that up to a hundred times as slowly."""
-    image = g.input_size if result == "output" else g.output_size
-    return math.prod(g.kernel_size[-2:]) > math.prod(image[-2:])
+    image, kernel = g.input_size, g.kernel_size
+    if result == "input":  # By then, the stride has divided the kernel.
+        image, kernel = g.output_size, [-(-k // s) for k, s in zip(kernel, g.stride, strict=True)]
+    return math.prod(kernel[-2:]) > math.prod(image[-2:])
 
 
 def _saves_products(g: Geometry, c: int, o: int) -> bool:
