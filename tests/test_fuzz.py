@@ -81,9 +81,15 @@ def cotangent(output: Any) -> np.ndarray:
 
 
 def why_on_purpose(
-    refusal: Refusal, num_spatial_dims: int, shape: tuple[int, ...], output_size: bool
+    refusal: Refusal,
+    num_spatial_dims: int,
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    output_size: bool,
 ) -> str | None:
     """Why jaxconv refuses what torch answers with an output of that shape."""
+    if re.match("`(weight|kernel_size)` must .*at least 1", refusal) and 0 in weight_shape:
+        return "torch checks no kernel of a weight without channels"
     if "must be floating or complex" in refusal:
         return "integers are refused"
     if "must have one dtype" in refusal:
@@ -114,7 +120,8 @@ def check(call: Call) -> str:
         return "an array of ints will do for a tuple of them"
     if isinstance(actual, Refusal):
         n, output_size = call.case.num_spatial_dims, "output_size" in call.case.kwargs
-        reason = why_on_purpose(actual, n, expected[0].shape, output_size)
+        shape, weight_shape = expected[0].shape, call.arrays()[1].shape
+        reason = why_on_purpose(actual, n, shape, weight_shape, output_size)
         assert reason, f"torch answers; jaxconv refuses: {actual}"
         return reason
     for name, a, e in zip(("output", "input", "weight", "bias"), actual, expected, strict=False):
@@ -160,11 +167,10 @@ def check_layer(call: LayerCall) -> str:
     if expected == "tuple index out of range":
         return "torch trips over a tuple of one beside output_size"
     if isinstance(actual, Refusal) and not isinstance(expected, Refusal):
-        reason = why_on_purpose(actual, int(call.name[-2]), expected[0], bool(call.inputs))
+        n, output_size = int(call.name[-2]), bool(call.inputs)
+        reason = why_on_purpose(actual, n, *expected[:2], output_size)
         if actual.startswith("`groups` must divide out_channels") and "Lazy" in call.name:
             reason = "torch's lazy transposed layers then give fewer channels than were asked for"
-        if actual.startswith("`kernel_size` must be at least 1") and 0 in expected[1]:
-            reason = "torch checks no kernel of a weight without channels"
         assert reason, f"torch answers with {expected}; jaxconv refuses: {actual}"
         return reason
     assert actual == expected
