@@ -27,6 +27,14 @@ GEOMETRIES = {
     "3d": Geometry((4, 5, 6), (2, 3, 2), (4, 3, 4), (1, 2, 2), (0, 1, 1), (1, 1, 2), 2),
     "3d-padded-deep": Geometry((4, 5, 6), (3, 3, 2), (6, 5, 6), (1, 1, 1), (2, 1, 0), (1, 1, 1)),
 }
+MORE_GEOMETRIES = {
+    "strided-dilated-alike": Geometry((13, 12), (3, 4), (5, 2), (2, 4), (2, 1), (2, 2)),
+    "groups-patchify": Geometry((9, 8), (4, 3), (2, 3), (4, 3), (1, 1), (1, 1), 3),
+    "groups-dilated": Geometry((7, 8), (3, 2), (7, 9), (1, 1), (2, 3), (2, 5), 3, True),
+    "3d-divides": Geometry((4, 5, 6), (2, 4, 2), (2, 3, 6), (2, 2, 1), (0, 1, 1), (1, 1, 2), 3),
+}
+"""What only rules tell apart."""
+
 PLANS = [
     ("last", "phases", "direct"),
     ("stride_to_channels", "direct"),
@@ -61,9 +69,9 @@ RESULTS = {"rows": ("weight",), "matrix_product": ("weight",), "gathers": ("outp
 """What a computation can give, if not all."""
 
 
-def _operands(result, g, dtype="float64", seed=0):
-    rng = np.random.default_rng(seed)
-    c, o = 2 * g.groups, 3 * g.groups
+def _operands(result, g, per_group=(2, 3)):
+    rng = np.random.default_rng(0)
+    c, o = (channels * g.groups for channels in per_group)
 
     def image(channels, size):
         return rng.normal(size=(2, *size, channels) if g.channels_last else (2, channels, *size))
@@ -73,7 +81,7 @@ def _operands(result, g, dtype="float64", seed=0):
         "output": image(o, g.output_size),
         "weight": rng.normal(size=(o, c // g.groups, *g.kernel_size)),
     }
-    return [jnp.asarray(arrays[role], dtype) for role in plans.OPERANDS[result]]
+    return [jnp.asarray(arrays[role]) for role in plans.OPERANDS[result]]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "+".join(plan[:-1]) + "+" + plan[-1])
@@ -131,14 +139,17 @@ def test_many_rows_are_summed_in_blocks(size):
     oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
 
 
-@pytest.mark.parametrize("one_device", [True, False])
+@pytest.mark.parametrize(
+    ("per_group", "one_device"), [((2, 3), True), ((2, 3), False), ((4, 5), True)], ids=str
+)
 @pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose, one_device):
-    g = GEOMETRIES[name]
+@pytest.mark.parametrize("name", GEOMETRIES | MORE_GEOMETRIES)
+def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, choose, per_group, one_device):
+    g = (GEOMETRIES | MORE_GEOMETRIES)[name]
+    c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
-        ab = _operands(result, g)
-        plan = choose(result, g, 2 * g.groups, 3 * g.groups, jnp.float64, one_device)
+        ab = _operands(result, g, per_group)
+        plan = choose(result, g, c, o, jnp.float64, one_device)
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         expected = plans.carry_out(("convolution",), result, *ab, g)

@@ -13,8 +13,11 @@ from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
 from jaxconv.lowerings.plans import Plan, divides
 
-FEW_CHANNELS = 4
+FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
+
+FEW_GROUPS = 8
+"""Up to so many groups, what cuDNN is slow at pays to be computed one by one."""
 
 FEW_TAPS = 64
 """Kernels up to this many taps, and columns of a kernel, are taken apart tap by tap."""
@@ -25,6 +28,9 @@ NARROW = 5
 MANY_TAPS = 12
 """From this many taps on, it pays to bring the elements that they meet next to each other."""
 
+MANY_SUMS = 64
+"""And from so many sums on to each group of a weight gradient."""
+
 
 def choose(
     result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
@@ -34,10 +40,8 @@ def choose(
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, dtype, one_device)
-    if g.groups == 2 and g.taps > 1:
-        return ("groups", *_dense(result, g, dtype))
     if g.groups > 1:
-        return ("convolution",)
+        return _grouped(result, g, dtype)
     return _dense(result, g, dtype)
 
 
@@ -50,7 +54,8 @@ def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device
         return ("convolution",)
     if g.taps > FEW_TAPS and result == "weight" and _cudnn_is_faster(g, dtype, one_device):
         return ("convolution",)
-    first = g.taps >= MANY_TAPS and one_device  # XLA might gather what lies on several.
+    many = g.taps >= MANY_TAPS or (result == "weight" and g.taps * multiplier >= MANY_SUMS)
+    first = many and one_device  # XLA might gather what lies on several.
     return (*(("first",) if first else ()), "phases", "fit", "taps")
 
 
@@ -69,8 +74,22 @@ def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
     return jnp.finfo(dtype).bits < 32 and not one_device
 
 
+def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
+    if _is_patchify(g):
+        return ("stride_to_channels", "direct")
+    if g.groups == 2 and g.taps > 1:
+        return ("groups", *_dense(result, g, dtype))
+    is_strided_3d = g.num_spatial_dims == 3 and max(g.stride) > 1
+    if result == "input" and is_strided_3d and divides(g):
+        return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
+    is_slow = (result == "input" and is_strided_3d) or _is_dilated_weight(result, g)
+    if is_slow and g.groups <= FEW_GROUPS:
+        return ("groups", *_dense(result, g, dtype))
+    return ("convolution",)
+
+
 def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
-    if g.kernel_size == g.stride and g.taps > 1 and divides(g):
+    if _is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.taps == 1 and result == "weight":
         return ("taps_to_channels", "direct")  # A product over the elements that are met.
@@ -79,12 +98,28 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
         if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
             return ("stride_to_channels", *by_depth) if divides(g) else ("convolution",)
         return by_depth
-    if result == "weight" and max(g.dilation) > 1 and set(g.stride) == {1}:
-        # cuDNN's weight gradient is slow when dilated.
-        if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):
-            return ("dilation_to_batch", "direct")
-        if g.kernel_size[0] <= FEW_TAPS:
-            return ("sum_over_taps:0", "axis_to_batch", "direct")
+    if _is_dilated_weight(result, g):
+        return _dilated_weight(g)
     if result == "input" and set(g.stride) == {1} and g.taps > 1:
         return ("mirrored",)
+    return ("convolution",)
+
+
+def _is_patchify(g: Geometry) -> bool:
+    return g.kernel_size == g.stride and g.taps > 1 and divides(g)
+
+
+def _is_dilated_weight(result: str, g: Geometry) -> bool:
+    """For which cuDNN is slow."""
+    return result == "weight" and max(g.dilation) > 1
+
+
+def _dilated_weight(g: Geometry) -> Plan:
+    if set(g.stride) == {1}:
+        if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):
+            return ("dilation_to_batch", "direct")
+    elif all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
+        return ("phases", "convolution")  # None of which is dilated.
+    if g.kernel_size[0] <= FEW_TAPS:
+        return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
     return ("convolution",)
