@@ -374,6 +374,17 @@ class Geometry:
             dilation=ones(self.dilation, self.kernel_size),
         )
 
+    def exchanged(self) -> "Geometry":
+        """Of a form of stride 1, that with `x` and `y` in each other's place, and `w` reversed."""
+        return dataclasses.replace(
+            self,
+            input_size=self.output_size,
+            output_size=self.input_size,
+            padding_low=tuple(
+                reach - low for reach, low in zip(self.reach, self.padding_low, strict=True)
+            ),
+        )
+
     def is_pointwise(self, axis: int) -> bool:
         """Whether along an axis, an element of `y` meets just the element of `x` at its place.
 

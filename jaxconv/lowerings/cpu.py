@@ -40,6 +40,12 @@ FEW_GATHERS = 16
 MANY_GATHERED = 32
 """if so many channels share each look into the tables; half as many, if that saves phases."""
 
+FEW_PRODUCTS = 36
+"""Up to so many products to an element, of all channels and taps, a convolution is not worth it,"""
+
+FEW_PRODUCTS_IN_ALL = 700
+"""up to so many to all channels of an element."""
+
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
@@ -94,7 +100,8 @@ def choose(
     if g.groups == 1 and _lies_in_padding(g, c, o):
         return moved + _by_met_taps(result, g)
     if g.groups == 1:
-        return layout + _dense(result, g, c, o, one_device)
+        few = _few_products(result, g, c, o, one_device, moved)
+        return few or layout + _dense(result, g, c, o, one_device)
     few = c * o <= FEW_CHANNELS
     if few and result != "weight":
         return _few_per_group(result, g, c, o, one_device, moved)
@@ -126,6 +133,39 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     return (*moved, *phases, "fit", "taps_in_steps")
 
 
+def _few_products(
+    result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan
+) -> Plan | None:
+    """Without groups: multiply-adds likewise, where an element of the result takes few, and one
+    product, where an element of the operand takes part in few."""
+    transposed_3d = result == "input" and g.num_spatial_dims == 3
+    if result == "weight" or transposed_3d or g.taps == 1 or _is_patchify(g):
+        return None
+    strided = set(g.stride) != {1}
+    summed, channels = (c, o) if result == "output" else (o, c)
+    products = summed * g.taps
+    if products * channels <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided):
+        by_rows = _fits_rows(g)
+        if products <= FEW_PRODUCTS:
+            along_rows = by_rows and not g.channels_last
+            return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
+        if (
+            products <= FEW_TAPS
+            and channels <= SHORT_ROW
+            and by_rows
+            and not strided
+            and one_device
+        ):
+            return ("first", "fit", "taps")
+    if result == "input" and c * g.taps <= FEW_PRODUCTS:
+        return (*moved, "taps_to_channels", "direct")
+    return None
+
+
+def _is_patchify(g: Geometry) -> bool:
+    return g.kernel_size == g.stride and g.taps > 1 and divides(g)
+
+
 def _fits_rows(g: Geometry) -> bool:
     return min(g.input_size[-1], g.output_size[-1]) >= SHORT_ROW
 
@@ -144,10 +184,11 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
     if result != "weight" and (_covers_image(result, g) or _saves_products(g, c, o)):
         return _by_products(g, c, o)
+    if result == "weight":
+        form = _narrow_weight if 2 * o <= c and g.taps > 1 else _wide_weight
+        return form(g, c, o, one_device)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
-    if result == "weight":
-        return _dense_weight(g, c, o, one_device)
     convolution = _convolution(result, g, c, o, one_device)
     if result == "output":
         return _dense_output(g, c, convolution)
@@ -156,6 +197,8 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
 
 def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """A convolution by XLA, of stride 1 if x is the result, with all its cores at work."""
+    if result == "weight" and set(g.stride[-2:]) == {1} and _is_kernel_larger(g):
+        return ("exchange", "direct")
     if result == "weight" or g.groups > 1:
         return ("direct",)
     if result == "output":
@@ -223,7 +266,7 @@ def _by_products(g: Geometry, c: int, o: int) -> Plan:
 def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """Two axes at a time: depth taps as channels, or where that takes too many copies, a sum over
     them."""
-    if divides(g) and g.kernel_size == g.stride != (1, 1, 1):
+    if _is_patchify(g):
         return ("stride_to_channels", "direct")
     if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
@@ -242,7 +285,7 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
 
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
-    if run < 32 and divides(g) and g.kernel_size == g.stride:
+    if run < 32 and _is_patchify(g):
         return ("stride_to_channels", "direct")
     return convolution
 
@@ -259,6 +302,32 @@ def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
     return ("phases", "direct")
 
 
+def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+    """With fewer channels in y than in x, so that copies had better be made of y."""
+    strided = set(g.stride) != {1}
+    if strided and (g.num_spatial_dims < 3 or o >= FEW_CHANNELS or divides(g)):
+        return _wide_weight(g, c, o, one_device)
+    planes = ("taps_to_channels:0", "axis_to_batch") if g.num_spatial_dims == 3 else ()
+    blocks = ("blocks",) if one_device else ()
+    if strided:
+        return (*blocks, "phases", "exchange", *planes, *COLUMNS_OF_TAPS)
+    plan = (*planes, "direct") if planes else _dense_weight(g.exchanged(), o, c, one_device)
+    if plan[-1] == "direct" and _is_kernel_larger(g.exchanged()):
+        plan = (*blocks, *planes, *COLUMNS_OF_TAPS)
+    return ("exchange", *plan)
+
+
+def _is_kernel_larger(g: Geometry) -> bool:
+    """Whether y, which is the kernel in a convolution over x giving w, is larger than x."""
+    return math.prod(g.output_size[-2:]) > math.prod(g.input_size[-2:])
+
+
+def _wide_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+    if g.num_spatial_dims == 3:
+        return _dense_3d("weight", g, c, o, one_device)
+    return _dense_weight(g, c, o, one_device)
+
+
 def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """Matrix products, of columns of taps as channels where a single tap makes them too narrow."""
     if g.taps == 1:
@@ -267,13 +336,15 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if set(g.stride) != {1} and divides(g):
         return (*blocks, "stride_to_channels", *COLUMNS_OF_TAPS)
     if g.num_spatial_dims == 1 or g.taps > FEW_TAPS:
-        return ("direct",)
+        return _convolution("weight", g, c, o, one_device)
     if set(g.stride) != {1} and c >= FEW_CHANNELS:
         return ("phases", "sum_over_taps", "direct")
     if min(c, o) >= MANY_CHANNELS:
         return ("sum_over_taps", "direct")
+    if max(c, o) <= FEW_CHANNELS:
+        return _convolution("weight", g, c, o, one_device)
     if not one_device or (set(g.stride) == {1} and g.taps > SMALL_KERNEL):
-        return ("direct",)
+        return _convolution("weight", g, c, o, one_device)
     if max(c, o) >= MANY_CHANNELS:
         return ("blocks", "sum_over_taps", "direct")
     if g.groups > 1:

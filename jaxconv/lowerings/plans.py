@@ -1,6 +1,5 @@
 """Carrying out a plan: changes of variables one after the other, then one way to compute."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -25,7 +24,9 @@ OPERAND_TILE = 4
 """To a multiple of it `fill_operand` fills: an odd number of channels can be slow there."""
 
 Plan = tuple[str, ...]
-"""Names of changes, each applied to every part that it fits, and last the name of a computation."""
+"""Names of changes, each applied to every part that it fits, and last the name of a computation.
+
+Two stand for more than a change of variables: `blocks` and `exchange`."""
 
 
 def carry_out(
@@ -36,6 +37,10 @@ def carry_out(
         if name == "blocks":
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b)
+        if name == "exchange":
+            if set(g.stride) == {1}:
+                return _exchanged(plan[position + 1 :], result, a, b, g, options)
+            continue
         change = _change(name, result, a, b, g)
         if change is not None:
             return _changed(change, plan[position:], result, a, b, g, options)
@@ -57,7 +62,36 @@ _ADDING = {
 
 def adds_results(plan: Plan, result: str) -> bool:
     """Whether a plan adds up several results of its computation, rather than rearrange them."""
-    return any(result in _ADDING.get(name.partition(":")[0], ()) for name in plan)
+    for name in plan:
+        if name == "exchange":
+            result = _EXCHANGED[result]
+        if result in _ADDING.get(name.partition(":")[0], ()):
+            return True
+    return False
+
+
+_EXCHANGED = {"output": "input", "input": "output", "weight": "weight"}
+
+
+def _exchanged(
+    plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, options: Any
+) -> jax.Array:
+    """A contraction of the form of stride 1 with x and y in each other's place.
+
+    The transposed convolution is a convolution then, and the copies of x that a weight gradient
+    makes are copies of y.
+    """
+    if result == "weight":
+        return _reversed(carry_out(plan, result, b, a, g.exchanged(), **options), g)
+    # Without the barrier, XLA:GPU recognises the reversed kernel and asks cuDNN for the code of a
+    # transposed convolution, which is slower.
+    w = lax.optimization_barrier(_reversed(b, g))
+    return carry_out(plan, _EXCHANGED[result], a, w, g.exchanged(), **options)
+
+
+def _reversed(w: jax.Array, g: Geometry) -> jax.Array:
+    """The kernel for `g.exchanged()`, and back."""
+    return lax.rev(taps.transposed(w, g.groups), tuple(range(2, w.ndim)))
 
 
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -214,15 +248,6 @@ def _compute_convolution(result: str, a, b, g: Geometry, options) -> jax.Array:
     return DIRECT[result](a, b, g, **options)
 
 
-def _compute_mirrored(result: str, a, b, g: Geometry, options) -> jax.Array:
-    """The input contraction of stride 1 as a forward convolution, for which cuDNN has the faster
-    code. Without the barrier, XLA recognises the reversed kernel, and asks for a backward one."""
-    if result != "input":
-        return _compute_convolution(result, a, b, g, options)
-    w, g = _mirrored(b, g)
-    return direct.conv(a, lax.optimization_barrier(w), g, **options)
-
-
 def _may_abort_xla(g: Geometry) -> bool:
     """Whether XLA swaps the operands of the direct form, as it may where the kernel is the larger
     one: if one has been dilated, a check of its own can then end the process."""
@@ -246,7 +271,7 @@ def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = Fals
     if result == "weight":
         return taps.conv_weight(a, b, g, preferred_element_type=dtype)
     if result == "input":
-        b, g = _mirrored(b, g)
+        b, g = _reversed(b, g), g.exchanged()
         a, g = _fitted(a, g)
     return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
 
@@ -260,18 +285,6 @@ def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
     return rows.conv_weight(a, b, g, **options)
 
 
-def _mirrored(w: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
-    """`conv_input` of stride 1 as a convolution over y, with the kernel reversed."""
-    w = taps.transposed(w, g.groups)
-    mirrored = dataclasses.replace(
-        g,
-        input_size=g.output_size,
-        output_size=g.input_size,
-        padding_low=tuple(r - low for r, low in zip(g.reach, g.padding_low, strict=True)),
-    )
-    return lax.rev(w, tuple(range(2, w.ndim))), mirrored
-
-
 def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
     """What the windows cover, with its padding."""
     change = changes.fit_input(g)
@@ -280,7 +293,6 @@ def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
 
 _COMPUTATIONS = {
     "convolution": _compute_convolution,
-    "mirrored": _compute_mirrored,
     "direct": _compute_direct,
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
