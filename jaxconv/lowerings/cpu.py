@@ -19,8 +19,10 @@ FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
 FEW_GROUPS = 32
-"""Groups up to this many are taken apart one by one, and twice as many where that takes little
-code each."""
+"""Groups up to this many are taken apart one by one, and twice as many where an image results."""
+
+SOME_GROUPS = 8
+"""With as many, what takes several products or convolutions to a group takes long to compile."""
 
 MANY_CHANNELS = 128
 """Channels from which a matrix product keeps all cores busy even for a whole batch of images."""
@@ -110,12 +112,24 @@ def choose(
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         blocks = ("blocks",) if one_device else ()
         return (*blocks, *layout, "fit", "taps")
-    little_code = result == "output" or (result == "input" and set(g.stride) == {1})
-    if g.groups <= (2 * FEW_GROUPS if little_code else FEW_GROUPS):
+    if result == "weight" and _are_many_products(g, c):
+        blocks = ("blocks",) if one_device else ()
+        columns = ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
+        return (*blocks, *layout, *columns)
+    if g.groups <= (FEW_GROUPS if result == "weight" else 2 * FEW_GROUPS):
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
+
+
+def _are_many_products(g: Geometry, c: int) -> bool:
+    """Whether the products giving w are so many that those of all groups had better be one."""
+    if g.taps > FEW_TAPS * g.kernel_size[-1]:
+        return False
+    return g.groups > FEW_GROUPS or (
+        set(g.stride) != {1} and g.groups >= SOME_GROUPS and c <= FEW_CHANNELS
+    )
 
 
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
@@ -270,17 +284,17 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
         return ("stride_to_channels", "direct")
     if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
-    transposed = result == "input" and set(g.stride) != {1}
     depth = g.kernel_size[0]
-    if c >= FEW_CHANNELS and (result == "weight" or transposed or depth > FEW_COPIES):
-        by_planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
-        if transposed and set(g.stride[1:]) != {1}:
-            return (*by_planes, "phases", "direct")
-        return (*by_planes, *_convolution(result, g, c, o, one_device))
-    if transposed:
-        return ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
-    by_plane = _convolution(result, g, c * depth, o, one_device)
-    return ("taps_to_channels:0", "axis_to_batch", *by_plane)
+    if result == "input" and set(g.stride) != {1}:
+        planes = (
+            ("taps_to_channels:0",) if depth <= SMALL_KERNEL else ("phases:0", "sum_over_taps:0")
+        )
+        return (*planes, "axis_to_batch", *_strided_input(g, first=1))
+    planes = ("taps_to_channels:0", "axis_to_batch")
+    if c >= FEW_CHANNELS and (result == "weight" or depth > FEW_COPIES):
+        planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
+        return (*planes, *_convolution(result, g, c, o, one_device))
+    return (*planes, *_convolution(result, g, c * depth, o, one_device))
 
 
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
@@ -295,11 +309,16 @@ def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
         return convolution
     if c == 1:
         return ("direct",)
-    if divides(g):
-        return ("stride_to_channels", "direct")
-    if c < 8:
+    if c < 8 and not divides(g):
         return ("phases", "taps_to_channels", "direct")
-    return ("phases", "direct")
+    return _strided_input(g)
+
+
+def _strided_input(g: Geometry, first: int = 0) -> Plan:
+    """A transposed convolution over the axes from `first` on, one or two."""
+    if divides(g, first):
+        return ("stride_to_channels", "direct")
+    return ("direct",) if g.groups > SOME_GROUPS else ("phases", "direct")
 
 
 def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:

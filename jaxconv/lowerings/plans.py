@@ -117,12 +117,10 @@ def _change(name: str, result: str, a: jax.Array, b: jax.Array, g: Geometry) -> 
     return None
 
 
-def divides(g: Geometry) -> bool:
-    """Whether stride can go into the channels along every axis that has one."""
-    return all(
-        s == 1 or (d == 1 and k % s == 0)
-        for k, s, d in zip(g.kernel_size, g.stride, g.dilation, strict=True)
-    )
+def divides(g: Geometry, first: int = 0) -> bool:
+    """Whether stride can go into the channels along every axis that has one, from `first` on."""
+    axes = zip(g.kernel_size[first:], g.stride[first:], g.dilation[first:], strict=True)
+    return all(s == 1 or (d == 1 and k % s == 0) for k, s, d in axes)
 
 
 def _phases(g: Geometry, axis: int, **_) -> Change | None:
