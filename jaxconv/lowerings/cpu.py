@@ -22,7 +22,7 @@ FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one, and twice as many where an image results."""
 
 SOME_GROUPS = 8
-"""With as many, what takes several products or convolutions to a group takes long to compile."""
+"""As many take long to compile where each takes several products or convolutions."""
 
 MANY_CHANNELS = 128
 """Channels from which a matrix product keeps all cores busy even for a whole batch of images."""
@@ -104,32 +104,32 @@ def choose(
     if g.groups == 1:
         few = _few_products(result, g, c, o, one_device, moved)
         return few or layout + _dense(result, g, c, o, one_device)
-    few = c * o <= FEW_CHANNELS
-    if few and result != "weight":
+    if result == "weight":
+        return _grouped_weight(g, c, o, one_device, layout)
+    if c * o <= FEW_CHANNELS:
         return _few_per_group(result, g, c, o, one_device, moved)
-    if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-        return ("blocks", *layout, "fit", "rows")
-    if few and (c * o == 1 or g.groups > FEW_GROUPS):
-        blocks = ("blocks",) if one_device else ()
-        return (*blocks, *layout, "fit", "taps")
-    if result == "weight" and _are_many_products(g, c):
-        blocks = ("blocks",) if one_device else ()
-        columns = ("phases", "taps_to_channels:-1", "sum_over_taps", "direct")
-        return (*blocks, *layout, *columns)
-    if g.groups <= (FEW_GROUPS if result == "weight" else 2 * FEW_GROUPS):
+    if g.groups <= 2 * FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
 
 
-def _are_many_products(g: Geometry, c: int) -> bool:
-    """Whether the products giving w are so many that those of all groups had better be one."""
-    if g.taps > FEW_TAPS * g.kernel_size[-1]:
-        return False
-    return g.groups > FEW_GROUPS or (
-        set(g.stride) != {1} and g.groups >= SOME_GROUPS and c <= FEW_CHANNELS
-    )
+def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
+    blocks = ("blocks",) if one_device else ()
+    few = c * o <= FEW_CHANNELS
+    if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
+        return ("blocks", *layout, "fit", "rows")
+    if few and (c * o == 1 or g.groups > FEW_GROUPS):
+        return (*blocks, *layout, "fit", "taps")
+    some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
+    rows_of_taps = g.taps // g.kernel_size[-1]
+    if (some_narrow or g.groups > FEW_GROUPS) and rows_of_taps <= FEW_TAPS:
+        # As products of all groups at once.
+        return (*blocks, *layout, "phases", "taps_to_channels:-1", "sum_over_taps", "direct")
+    if g.groups <= FEW_GROUPS:
+        return (*layout, "groups", *_dense("weight", g, c, o, one_device))
+    return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
 
 
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
@@ -158,19 +158,14 @@ def _few_products(
     strided = set(g.stride) != {1}
     summed, channels = (c, o) if result == "output" else (o, c)
     products = summed * g.taps
-    if products * channels <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided):
-        by_rows = _fits_rows(g)
-        if products <= FEW_PRODUCTS:
-            along_rows = by_rows and not g.channels_last
-            return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
-        if (
-            products <= FEW_TAPS
-            and channels <= SHORT_ROW
-            and by_rows
-            and not strided
-            and one_device
-        ):
-            return ("first", "fit", "taps")
+    arithmetic = products * channels <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided)
+    by_rows = _fits_rows(g)
+    if arithmetic and products <= FEW_PRODUCTS:
+        along_rows = by_rows and not g.channels_last
+        return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
+    by_rows = by_rows and channels <= SHORT_ROW and not strided and one_device
+    if arithmetic and products <= FEW_TAPS and by_rows:
+        return ("first", "fit", "taps")
     if result == "input" and c * g.taps <= FEW_PRODUCTS:
         return (*moved, "taps_to_channels", "direct")
     return None
@@ -286,10 +281,10 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
         return ("phases", "sum_over_taps", "direct")
     depth = g.kernel_size[0]
     if result == "input" and set(g.stride) != {1}:
-        planes = (
-            ("taps_to_channels:0",) if depth <= SMALL_KERNEL else ("phases:0", "sum_over_taps:0")
-        )
-        return (*planes, "axis_to_batch", *_strided_input(g, first=1))
+        planes = ("taps_to_channels:0", "axis_to_batch")
+        if depth > SMALL_KERNEL:
+            planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
+        return (*planes, *_strided_input(g, first=1))
     planes = ("taps_to_channels:0", "axis_to_batch")
     if c >= FEW_CHANNELS and (result == "weight" or depth > FEW_COPIES):
         planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
