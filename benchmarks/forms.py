@@ -39,6 +39,9 @@ PLANS = {
     "blocks sum": ("blocks", "phases", "sum_over_taps", "direct"),
     "blocks columns": ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
     "blocks depth sum": ("blocks", "phases:0", "sum_over_taps:0", "axis_to_batch", "direct"),
+    "exchange": ("phases", "exchange", "direct"),
+    "exchange sum": ("phases", "exchange", "sum_over_taps", "direct"),
+    "planes": ("taps_to_channels:0", "axis_to_batch", "phases", "direct"),
     "im2col": ("phases", "taps_to_channels", "direct"),
     "im2col strided": ("taps_to_channels", "direct"),
     "im2col W": ("phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
@@ -61,7 +64,6 @@ PLANS = {
 
 def geometry_of(workload: Workload) -> tuple[Geometry, int, int]:
     """The geometry, channels last, and the channels of x and y."""
-    n = workload.num_spatial_dims
     size, k = workload.input[1:], workload.weight[2:]
     s, d, p = (spread(workload, a, v) for a, v in (("stride", 1), ("dilation", 1), ("padding", 0)))
     if workload.transposed:
@@ -72,7 +74,6 @@ def geometry_of(workload: Workload) -> tuple[Geometry, int, int]:
         x_size = size
         y_size = window_output_size(size, k, s, pad_amounts(p, k, d), d)
         channels = workload.input[0], workload.out_channels
-    del n
     return Geometry(x_size, k, y_size, s, p, d, workload.groups, True), *channels
 
 
