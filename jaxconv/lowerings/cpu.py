@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.plans import CHANNEL_TILE, Plan, divides
+from jaxconv.lowerings.plans import CHANNEL_TILE, Plan, divides, is_patchify
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -153,7 +153,7 @@ def _few_products(
     """Without groups: multiply-adds likewise, where an element of the result takes few, and one
     product, where an element of the operand takes part in few."""
     transposed_3d = result == "input" and g.num_spatial_dims == 3
-    if result == "weight" or transposed_3d or g.taps == 1 or _is_patchify(g):
+    if result == "weight" or transposed_3d or g.taps == 1 or is_patchify(g):
         return None
     strided = set(g.stride) != {1}
     summed, channels = (c, o) if result == "output" else (o, c)
@@ -169,10 +169,6 @@ def _few_products(
     if result == "input" and c * g.taps <= FEW_PRODUCTS:
         return (*moved, "taps_to_channels", "direct")
     return None
-
-
-def _is_patchify(g: Geometry) -> bool:
-    return g.kernel_size == g.stride and g.taps > 1 and divides(g)
 
 
 def _fits_rows(g: Geometry) -> bool:
@@ -191,11 +187,11 @@ def _gathers_pay(result: str, g: Geometry) -> bool:
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
-    if result != "weight" and (_covers_image(result, g) or _saves_products(g, c, o)):
-        return _by_products(g, c, o)
     if result == "weight":
         form = _narrow_weight if 2 * o <= c and g.taps > 1 else _wide_weight
         return form(g, c, o, one_device)
+    if _covers_image(result, g) or _saves_products(g, c, o):
+        return _by_products(g, c, o)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
     convolution = _convolution(result, g, c, o, one_device)
@@ -275,7 +271,7 @@ def _by_products(g: Geometry, c: int, o: int) -> Plan:
 def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """Two axes at a time: depth taps as channels, or where that takes too many copies, a sum over
     them."""
-    if _is_patchify(g):
+    if is_patchify(g):
         return ("stride_to_channels", "direct")
     if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
         return ("phases", "sum_over_taps", "direct")
@@ -294,7 +290,7 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
 
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
-    if run < 32 and _is_patchify(g):
+    if run < 32 and is_patchify(g):
         return ("stride_to_channels", "direct")
     return convolution
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
-from jaxconv.lowerings.plans import Plan, divides
+from jaxconv.lowerings.plans import Plan, divides, is_patchify
 
 FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -75,7 +75,7 @@ def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
 
 
 def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
-    if _is_patchify(g):
+    if is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.groups == 2 and g.taps > 1:
         return ("groups", *_dense(result, g, dtype))
@@ -89,7 +89,7 @@ def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
 
 
 def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
-    if _is_patchify(g):
+    if is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.taps == 1 and result == "weight":
         return ("taps_to_channels", "direct")  # A product over the elements that are met.
@@ -103,10 +103,6 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
     if result == "input" and set(g.stride) == {1} and g.taps > 1:
         return ("exchange", "convolution")  # cuDNN has the faster code for a forward one.
     return ("convolution",)
-
-
-def _is_patchify(g: Geometry) -> bool:
-    return g.kernel_size == g.stride and g.taps > 1 and divides(g)
 
 
 def _is_dilated_weight(result: str, g: Geometry) -> bool:

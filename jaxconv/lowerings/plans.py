@@ -123,6 +123,11 @@ def divides(g: Geometry, first: int = 0) -> bool:
     return all(s == 1 or (d == 1 and k % s == 0) for k, s, d in axes)
 
 
+def is_patchify(g: Geometry) -> bool:
+    """Whether the windows lie side by side."""
+    return g.kernel_size == g.stride and g.taps > 1 and divides(g)
+
+
 def _phases(g: Geometry, axis: int, **_) -> Change | None:
     return changes.phases(g, axis) if g.stride[axis] > 1 else None
 
