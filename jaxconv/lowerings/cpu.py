@@ -54,6 +54,12 @@ FEW_ELEMENTS = 1 << 22
 FEW_COPIES = 4
 """Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
 
+STACKED_PLANES = ("taps_to_channels:0", "axis_to_batch")
+"""Three axes as two, with depth taps as channels,"""
+
+SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
+"""or as a sum over them."""
+
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
@@ -201,10 +207,8 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
 
 
 def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    """A convolution by XLA, of stride 1 if x is the result, with all its cores at work."""
-    if result == "weight" and set(g.stride[-2:]) == {1} and _is_kernel_larger(g):
-        return ("exchange", "direct")
-    if result == "weight" or g.groups > 1:
+    """A convolution by XLA giving y, or x if of stride 1, with all its cores at work."""
+    if g.groups > 1:
         return ("direct",)
     if result == "output":
         operand_channels, channels, columns = c, o, g.output_size[-1]
@@ -273,19 +277,13 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
     them."""
     if is_patchify(g):
         return ("stride_to_channels", "direct")
-    if result == "weight" and set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
-        return ("phases", "sum_over_taps", "direct")
     depth = g.kernel_size[0]
     if result == "input" and set(g.stride) != {1}:
-        planes = ("taps_to_channels:0", "axis_to_batch")
-        if depth > SMALL_KERNEL:
-            planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
+        planes = SUMMED_PLANES if depth > SMALL_KERNEL else STACKED_PLANES
         return (*planes, *_strided_input(g, first=1))
-    planes = ("taps_to_channels:0", "axis_to_batch")
-    if c >= FEW_CHANNELS and (result == "weight" or depth > FEW_COPIES):
-        planes = ("phases:0", "sum_over_taps:0", "axis_to_batch")
-        return (*planes, *_convolution(result, g, c, o, one_device))
-    return (*planes, *_convolution(result, g, c * depth, o, one_device))
+    if c >= FEW_CHANNELS and depth > FEW_COPIES:
+        return (*SUMMED_PLANES, *_convolution(result, g, c, o, one_device))
+    return (*STACKED_PLANES, *_convolution(result, g, c * depth, o, one_device))
 
 
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
@@ -317,7 +315,7 @@ def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     strided = set(g.stride) != {1}
     if strided and (g.num_spatial_dims < 3 or o >= FEW_CHANNELS or divides(g)):
         return _wide_weight(g, c, o, one_device)
-    planes = ("taps_to_channels:0", "axis_to_batch") if g.num_spatial_dims == 3 else ()
+    planes = STACKED_PLANES if g.num_spatial_dims == 3 else ()
     blocks = ("blocks",) if one_device else ()
     if strided:
         return (*blocks, "phases", "exchange", *planes, *COLUMNS_OF_TAPS)
@@ -334,8 +332,17 @@ def _is_kernel_larger(g: Geometry) -> bool:
 
 def _wide_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if g.num_spatial_dims == 3:
-        return _dense_3d("weight", g, c, o, one_device)
+        return _weight_3d(g, c)
     return _dense_weight(g, c, o, one_device)
+
+
+def _weight_3d(g: Geometry, c: int) -> Plan:
+    if is_patchify(g):
+        return ("stride_to_channels", "direct")
+    if set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
+        return ("phases", "sum_over_taps", "direct")
+    planes = SUMMED_PLANES if c >= FEW_CHANNELS else STACKED_PLANES
+    return (*planes, *_weight_convolution(g))
 
 
 def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
@@ -346,15 +353,15 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if set(g.stride) != {1} and divides(g):
         return (*blocks, "stride_to_channels", *COLUMNS_OF_TAPS)
     if g.num_spatial_dims == 1 or g.taps > FEW_TAPS:
-        return _convolution("weight", g, c, o, one_device)
+        return _weight_convolution(g)
     if set(g.stride) != {1} and c >= FEW_CHANNELS:
         return ("phases", "sum_over_taps", "direct")
     if min(c, o) >= MANY_CHANNELS:
         return ("sum_over_taps", "direct")
     if max(c, o) <= FEW_CHANNELS:
-        return _convolution("weight", g, c, o, one_device)
+        return _weight_convolution(g)
     if not one_device or (set(g.stride) == {1} and g.taps > SMALL_KERNEL):
-        return _convolution("weight", g, c, o, one_device)
+        return _weight_convolution(g)
     if max(c, o) >= MANY_CHANNELS:
         return ("blocks", "sum_over_taps", "direct")
     if g.groups > 1:
@@ -362,3 +369,9 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     # Padding beforehand pays as long as all copies of an image are small.
     fit = ("fit",) if g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS else ()
     return ("blocks", *fit, *COLUMNS_OF_TAPS)
+
+
+def _weight_convolution(g: Geometry) -> Plan:
+    """A convolution by XLA of x, with y for its kernel, or the other way round."""
+    exchange = set(g.stride[-2:]) == {1} and _is_kernel_larger(g)
+    return ("exchange", "direct") if exchange else ("direct",)

@@ -79,12 +79,31 @@ def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
         return ("stride_to_channels", "direct")
     if g.groups == 2 and g.taps > 1:
         return ("groups", *_dense(result, g, dtype))
-    is_strided_3d = g.num_spatial_dims == 3 and max(g.stride) > 1
-    if result == "input" and is_strided_3d and divides(g):
+    if _is_dilated_weight(result, g):
+        return _grouped_dilated_weight(g, dtype)
+    if result == "input" and max(g.stride) > 1:
+        return _grouped_strided_input(g, dtype)
+    return ("convolution",)
+
+
+def _grouped_dilated_weight(g: Geometry, dtype: Any) -> Plan:
+    if _dilation_divides(g):
+        return ("dilation_to_batch", "direct")
+    if _phases_are_dense(g):
+        return ("phases", "direct")
+    if g.groups <= FEW_GROUPS:
+        return ("groups", *_dense("weight", g, dtype))
+    return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
+
+
+def _grouped_strided_input(g: Geometry, dtype: Any) -> Plan:
+    is_3d = g.num_spatial_dims == 3
+    if is_3d and divides(g):
         return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
-    is_slow = (result == "input" and is_strided_3d) or _is_dilated_weight(result, g)
-    if is_slow and g.groups <= FEW_GROUPS:
-        return ("groups", *_dense(result, g, dtype))
+    if max(g.dilation) > 1:
+        return ("phases", "direct")
+    if is_3d and g.groups <= FEW_GROUPS:
+        return ("groups", *_dense("input", g, dtype))
     return ("convolution",)
 
 
@@ -111,11 +130,21 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
 
 
 def _dilated_weight(g: Geometry) -> Plan:
-    if set(g.stride) == {1}:
-        if all(o % d == 0 for o, d in zip(g.output_size, g.dilation, strict=True)):
-            return ("dilation_to_batch", "direct")
-    elif all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
-        return ("phases", "convolution")  # None of which is dilated.
+    if _dilation_divides(g):
+        return ("dilation_to_batch", "direct")
+    if _phases_are_dense(g):
+        return ("phases", "convolution")
     if g.kernel_size[0] <= FEW_TAPS:
         return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
     return ("convolution",)
+
+
+def _dilation_divides(g: Geometry) -> bool:
+    """Whether dilation can go into the batch, along every axis that has one."""
+    sizes = zip(g.output_size, g.dilation, strict=True)
+    return set(g.stride) == {1} and all(o % d == 0 for o, d in sizes)
+
+
+def _phases_are_dense(g: Geometry) -> bool:
+    """Whether none of the phases of a stride is dilated."""
+    return all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True))
