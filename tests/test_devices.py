@@ -170,8 +170,8 @@ def test_gradients_by_example(case, batch, axis_type):
         shards = jax.device_put(x, NamedSharding(mesh, P("data")))
         weight = jax.device_put(w, NamedSharding(mesh, P("model")))
         for function in (jax.grad(loss, (0, 1)), product):
-            by_example = jax.vmap(function, (None, 0))
-            actual = jax.tree.leaves(jax.jit(by_example)(weight, shards))
+            by_example = jax.jit(jax.vmap(function, (None, 0)))
+            actual = jax.tree.leaves(by_example(weight, shards))
             expected = jax.tree.leaves(by_example(w, x))
             for gradient, value in zip(actual, expected, strict=True):
                 oracle.assert_close(gradient, value, TOLERANCE)

@@ -34,7 +34,14 @@ PROFILE = settings.get_profile(os.environ.get("FUZZ_PROFILE", "short"))
 
 TOLERANCES = {"float64": 1e-11, "complex128": 1e-11, "float32": 1e-4, "complex64": 1e-4}
 NUMPYS_MOST_ELEMENTS = 2**59  # of 16 bytes; it counts an axis of none as one
-TORCH_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, LookupError, OverflowError)
+TORCH_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    LookupError,
+    OverflowError,
+)
 
 
 Refusal = str

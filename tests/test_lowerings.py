@@ -91,6 +91,11 @@ def _operands(result, g, per_group=(2, 3)):
     return [jnp.asarray(arrays[role]) for role in plans.OPERANDS[result]]
 
 
+@functools.cache
+def _direct(result, g, per_group=(2, 3)):
+    return plans.carry_out(("convolution",), result, *_operands(result, g, per_group), g)
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "+".join(plan[:-1]) + "+" + plan[-1])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
@@ -100,11 +105,8 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
     @jax.jit
-    def both(arrays):
-        return {
-            result: (plans.carry_out(plan, result, *ab, g), plans.DIRECT[result](*ab, g))
-            for result, ab in arrays.items()
-        }
+    def planned(arrays):
+        return {result: plans.carry_out(plan, result, *ab, g) for result, ab in arrays.items()}
 
     arrays = {result: _operands(result, g) for result in RESULTS.get(plan[-1], plans.OPERANDS)}
     if plan == ("phases", "taps"):  # Else x has to be padded first.
@@ -112,12 +114,11 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     if name == "strided-dilated":
         # XLA:CPU is not to be trusted with both dilations: torch is the oracle in other tests.
         arrays.pop("input", None)
-    for result, (actual, expected) in both(arrays).items():
-        oracle.assert_close(actual, expected, 1e-13, result)
+    for result, actual in planned(arrays).items():
+        oracle.assert_close(actual, _direct(result, g), 1e-13, result)
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("dilation", "channels_last"), [(1, True), (2, False)])
 @pytest.mark.parametrize("taps", [(9, 8), (3, 31), (67, 2), (131,), (128,), (5, 5, 5)], ids=str)
 def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
     """More taps than are written out: a loop over rows, along any axis, with a rest and without."""
@@ -164,8 +165,7 @@ def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, per_group, on
         plan = choose(result, g, c, o, jnp.float64, one_device)
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
-        expected = plans.carry_out(("convolution",), result, *ab, g)
-        oracle.assert_close(actual, expected, 1e-13, result)
+        oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
 
 
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])
