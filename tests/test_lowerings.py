@@ -28,6 +28,7 @@ GEOMETRIES = {
     "3d-padded-deep": Geometry((4, 5, 6), (3, 3, 2), (6, 5, 6), (1, 1, 1), (2, 1, 0), (1, 1, 1)),
 }
 MORE_GEOMETRIES = {
+    "unpadded": Geometry((60, 81), (4, 5), (29, 39), (2, 2), (0, 0), (1, 1), channels_last=True),
     "strided-dilated-alike": Geometry((13, 12), (3, 4), (5, 2), (2, 4), (2, 1), (2, 2)),
     "groups-patchify": Geometry((9, 8), (4, 3), (2, 3), (4, 3), (1, 1), (1, 1), 3),
     "groups-dilated": Geometry((7, 8), (3, 2), (7, 9), (1, 1), (2, 3), (2, 5), 3, True),
@@ -58,6 +59,7 @@ PLANS = [
     ("sum_over_met_taps:0", "axis_to_batch", "direct"),
     ("sum_over_met_taps:0", "taps_to_channels", "direct"),
     ("fill_operand", "direct"),
+    ("extend_output", "direct"),
     ("last_in_memory", "direct"),
     ("phases", "exchange", "convolution"),
     ("last", "groups", "exchange", "fit", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),

@@ -358,6 +358,14 @@ def batch_to_last_axis(g: Geometry, batch: int) -> Change:
     )
 
 
+def extend_output(g: Geometry, axis: int) -> Change:
+    """Along one axis: y with one element more, of a window that reaches beyond x."""
+    o = g.output_size[axis]
+    image_axis = g.spatial_axes[axis]
+    part = _replace_axis(g, axis, output_size=o + 1)
+    return Change([part], _same, _same, lambda y: [fit(y, image_axis, 0, o + 1)])
+
+
 def dilation_to_batch(g: Geometry, axis: int) -> Change:
     """Along one axis of stride 1 and an output that d divides: the d residues as d times the batch.
 

@@ -70,6 +70,13 @@ SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
 in tiles of 4096 numbers or so. One tile keeps one core busy."""
 
+COPIES_UNPADDED_WINDOWS = jax.__version_info__ < (0, 11)
+"""Whether XLA:CPU copies all windows of a convolution over two axes that has no padding. Then one
+column of zeros, and of results to drop, makes it faster,"""
+
+MANY_COPIES = 1 << 14
+"""if an image's windows have so many elements."""
+
 SLOW_IF_ODD = (*range(17, 33), *range(65, 81))
 """Channels of a result for which the same versions take up to ten times as long if the operand's
 channels are odd, as three are."""
@@ -208,8 +215,9 @@ def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
 
 def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """A convolution by XLA giving y, or x if of stride 1, with all its cores at work."""
+    padded = ("extend_output",) if _copies_windows(result, g, c) and one_device else ()
     if g.groups > 1:
-        return ("direct",)
+        return (*padded, "direct")
     if result == "output":
         operand_channels, channels, columns = c, o, g.output_size[-1]
     else:
@@ -223,7 +231,17 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
     many = operand_channels * math.prod(g.kernel_size[-2:]) >= MANY_PRODUCTS
     wide = ("batch_to_last_axis",) if few and many and one_device else ()
-    return (*filled, *wide, "direct")
+    return (*filled, *(wide or padded), "direct")
+
+
+def _copies_windows(result: str, g: Geometry, c: int) -> bool:
+    """Whether a convolution, being without padding, would copy windows that overlap before it
+    computes."""
+    if not COPIES_UNPADDED_WINDOWS or result != "output" or g.num_spatial_dims == 1:
+        return False
+    taps = math.prod(g.kernel_size[-2:])
+    copies = c * taps * math.prod(g.output_size[-2:])
+    return taps > math.prod(g.stride[-2:]) and copies >= MANY_COPIES
 
 
 def _lies_in_padding(g: Geometry, c: int, o: int) -> bool:

@@ -167,6 +167,14 @@ def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | N
     return changes.batch_to_last_axis(g, batch) if batch > 1 else None
 
 
+def _extend_output(g: Geometry, axis: int, result: str, **_) -> Change | None:
+    """Along the last axis, if there is no padding along any."""
+    padded = any(low > 0 for low in g.padding_low) or any(high > 0 for high in g.padding_high)
+    if result != "output" or axis < g.num_spatial_dims - 1 or padded:
+        return None
+    return changes.extend_output(g, axis)
+
+
 def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
     return None if result == "weight" else _filled(g, result, b, CHANNEL_TILE)
 
@@ -219,6 +227,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "axis_to_batch": _axis_to_batch,
     "dilation_to_batch": _dilation_to_batch,
     "batch_to_last_axis": _batch_to_last_axis,
+    "extend_output": _extend_output,
     "fill_channels": _fill_channels,
     "fill_operand": _fill_operand,
     "groups": _groups,
