@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.plans import CHANNEL_TILE, Plan, divides, is_patchify
+from jaxconv.lowerings.plans import CHANNEL_TILE, STACKED_PLANES, Plan, divides, is_patchify
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -54,11 +54,8 @@ FEW_ELEMENTS = 1 << 22
 FEW_COPIES = 4
 """Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
 
-STACKED_PLANES = ("taps_to_channels:0", "axis_to_batch")
-"""Three axes as two, with depth taps as channels,"""
-
 SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
-"""or as a sum over them."""
+"""As `STACKED_PLANES`, with a sum over depth taps."""
 
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
@@ -125,7 +122,7 @@ def choose(
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
-    return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
+    return (*layout, "phases", *STACKED_PLANES, "direct")
 
 
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
@@ -142,7 +139,7 @@ def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan)
         return (*blocks, *layout, "phases", "taps_to_channels:-1", "sum_over_taps", "direct")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense("weight", g, c, o, one_device))
-    return (*layout, "phases", "taps_to_channels:0", "axis_to_batch", "direct")
+    return (*layout, "phases", *STACKED_PLANES, "direct")
 
 
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
@@ -172,12 +169,11 @@ def _few_products(
     summed, channels = (c, o) if result == "output" else (o, c)
     products = summed * g.taps
     arithmetic = products * channels <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided)
-    by_rows = _fits_rows(g)
     if arithmetic and products <= FEW_PRODUCTS:
-        along_rows = by_rows and not g.channels_last
+        along_rows = _fits_rows(g) and not g.channels_last
         return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
-    by_rows = by_rows and channels <= SHORT_ROW and not strided and one_device
-    if arithmetic and products <= FEW_TAPS and by_rows:
+    may_move = _fits_rows(g) and channels <= SHORT_ROW and not strided and one_device
+    if arithmetic and products <= FEW_TAPS and may_move:
         return ("first", "fit", "taps")
     if result == "input" and c * g.taps <= FEW_PRODUCTS:
         return (*moved, "taps_to_channels", "direct")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
-from jaxconv.lowerings.plans import Plan, divides, is_patchify
+from jaxconv.lowerings.plans import STACKED_PLANES, Plan, divides, is_patchify
 
 FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -87,10 +87,8 @@ def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
 
 
 def _grouped_dilated_weight(g: Geometry, dtype: Any) -> Plan:
-    if _dilation_divides(g):
-        return ("dilation_to_batch", "direct")
-    if _phases_are_dense(g):
-        return ("phases", "direct")
+    if undilated := _undilated(g):
+        return (*undilated, "direct")
     if g.groups <= FEW_GROUPS:
         return ("groups", *_dense("weight", g, dtype))
     return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
@@ -99,7 +97,7 @@ def _grouped_dilated_weight(g: Geometry, dtype: Any) -> Plan:
 def _grouped_strided_input(g: Geometry, dtype: Any) -> Plan:
     is_3d = g.num_spatial_dims == 3
     if is_3d and divides(g):
-        return ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct")
+        return ("stride_to_channels", *STACKED_PLANES, "direct")
     if max(g.dilation) > 1:
         return ("phases", "direct")
     if is_3d and g.groups <= FEW_GROUPS:
@@ -113,7 +111,7 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
     if g.taps == 1 and result == "weight":
         return ("taps_to_channels", "direct")  # A product over the elements that are met.
     if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
-        by_depth = ("taps_to_channels:0", "axis_to_batch", "direct")
+        by_depth = (*STACKED_PLANES, "direct")
         if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
             return ("stride_to_channels", *by_depth) if divides(g) else ("convolution",)
         return by_depth
@@ -130,21 +128,18 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
 
 
 def _dilated_weight(g: Geometry) -> Plan:
-    if _dilation_divides(g):
-        return ("dilation_to_batch", "direct")
-    if _phases_are_dense(g):
-        return ("phases", "convolution")
+    if undilated := _undilated(g):
+        return (*undilated, "convolution")
     if g.kernel_size[0] <= FEW_TAPS:
         return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
     return ("convolution",)
 
 
-def _dilation_divides(g: Geometry) -> bool:
-    """Whether dilation can go into the batch, along every axis that has one."""
+def _undilated(g: Geometry) -> Plan:
+    """The change after which nothing is dilated, if there is one."""
     sizes = zip(g.output_size, g.dilation, strict=True)
-    return set(g.stride) == {1} and all(o % d == 0 for o, d in sizes)
-
-
-def _phases_are_dense(g: Geometry) -> bool:
-    """Whether none of the phases of a stride is dilated."""
-    return all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True))
+    if set(g.stride) == {1} and all(o % d == 0 for o, d in sizes):
+        return ("dilation_to_batch",)
+    if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
+        return ("phases",)
+    return ()

@@ -28,6 +28,9 @@ Plan = tuple[str, ...]
 
 Two stand for more than a change of variables: `blocks` and `exchange`."""
 
+STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
+"""Three axes as two, with depth taps as channels."""
+
 
 def carry_out(
     plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, **options: Any
