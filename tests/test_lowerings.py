@@ -32,12 +32,15 @@ MORE_GEOMETRIES = {
     "strided-dilated-alike": Geometry((13, 12), (3, 4), (5, 2), (2, 4), (2, 1), (2, 2)),
     "groups-patchify": Geometry((9, 8), (4, 3), (2, 3), (4, 3), (1, 1), (1, 1), 3),
     "groups-dilated": Geometry((7, 8), (3, 2), (7, 9), (1, 1), (2, 3), (2, 5), 3, True),
-    "groups-dilated-divides": Geometry((6, 8), (3, 2), (6, 10), (1, 1), (2, 3), (2, 5), 3, True),
     "groups-strided-dilated": Geometry((9, 8), (3, 2), (4, 4), (2, 2), (2, 0), (2, 2), 3),
     "groups-3d-strided": Geometry(
         (4, 5, 6), (3, 2, 2), (2, 3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1), 3
     ),
     "nine-groups-dilated": Geometry((7, 8), (3, 2), (7, 9), (1, 1), (2, 3), (2, 5), 9, True),
+    "groups-deep": Geometry((5, 4, 3), (9, 2, 1), (3, 5, 3), (1, 1, 1), (3, 1, 0), (1, 1, 1), 3),
+    "nine-groups-deep": Geometry((5, 4, 3), (9, 2, 1), (3, 5, 3), (1,) * 3, (3, 1, 0), (1,) * 3, 9),
+    "strided-dilated-uneven": Geometry((19, 17), (3, 2), (5, 6), (3, 2), (2, 0), (2, 4)),
+    "few-windows-dilated": Geometry((14, 13), (3, 2), (2, 3), (1, 1), (0, 0), (6, 10), 3, True),
     "3d-divides": Geometry((4, 5, 6), (2, 4, 2), (2, 3, 6), (2, 2, 1), (0, 1, 1), (1, 1, 2), 3),
 }
 """What only rules tell apart."""

@@ -367,25 +367,34 @@ def extend_output(g: Geometry, axis: int) -> Change:
 
 
 def dilation_to_batch(g: Geometry, axis: int) -> Change:
-    """Along one axis of stride 1 and an output that d divides: the d residues as d times the batch.
+    """Along one axis: d images in place of one, each with every d-th window and dilation 1.
 
-    Windows d apart share elements, others never: `q = a*d + r` meets `x[(a + t)*d + r - low]`.
+    Tap t of window `a*d + r` meets `x[(a*s + t)*d + r*s - low]`: of every d-th element of x, from
+    `r*s - low` on, that is tap t of window a. y is filled up to as many windows in each image.
     """
-    d, k, o = g.dilation[axis], g.kernel_size[axis], g.output_size[axis]
-    rows = o // d
+    s, d, k = g.stride[axis], g.dilation[axis], g.kernel_size[axis]
+    low, images = g.padding_low[axis], min(d, g.output_size[axis])
+    o = -(-g.output_size[axis] // d)
+    i = (o - 1) * s + k
     image_axis = g.spatial_axes[axis]
 
-    def into_batch(image):
-        image = jnp.moveaxis(_split_axis(image, image_axis, d), image_axis + 1, 1)
+    def into_batch(image, apart, size):
+        """For each image, `size` elements: every d-th, `apart` behind those of the one before."""
+        pieces = [
+            lax.slice_in_dim(image, start, start + (size - 1) * d + 1, d, axis=image_axis)
+            for start in range(0, images * apart, apart)
+        ]
+        image = jnp.stack(pieces, axis=1)
         return [image.reshape(-1, *image.shape[2:])]
 
     def x_map(x):
-        return into_batch(fit(x, image_axis, g.padding_low[axis], (rows + k - 1) * d))
+        return into_batch(fit(x, image_axis, low, (images - 1) * s + (i - 1) * d + 1), s, i)
 
-    part = _replace_axis(
-        g, axis, input_size=rows + k - 1, output_size=rows, padding_low=0, dilation=1
-    )
-    return Change([part], x_map, _same, into_batch)
+    def y_map(y):
+        return into_batch(fit(y, image_axis, 0, images + (o - 1) * d), 1, o)
+
+    part = _replace_axis(g, axis, input_size=i, output_size=o, padding_low=0, dilation=1)
+    return Change([part], x_map, _same, y_map)
 
 
 def fill_channels(g: Geometry, role: str, channels: int) -> Change:

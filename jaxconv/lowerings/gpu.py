@@ -5,6 +5,7 @@ ones over two axes with the kernels it has code for. The rest is brought to thes
 product, or to plain arithmetic over the taps.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +22,12 @@ FEW_GROUPS = 8
 
 FEW_TAPS = 64
 """Kernels up to this many taps, and columns of a kernel, are taken apart tap by tap."""
+
+DEEP = 7
+"""Up to this depth of a kernel, cuDNN has code for groups over three axes."""
+
+MOST_COPIES = 2
+"""So many times an image may be copied to rid it of dilation."""
 
 NARROW = 5
 """Up to this width, cuDNN has a weight gradient in float32 for depthwise kernels however tall."""
@@ -80,18 +87,13 @@ def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
     if g.groups == 2 and g.taps > 1:
         return ("groups", *_dense(result, g, dtype))
     if _is_dilated_weight(result, g):
-        return _grouped_dilated_weight(g, dtype)
+        return _dilated_weight(g)
     if result == "input" and max(g.stride) > 1:
         return _grouped_strided_input(g, dtype)
+    if g.num_spatial_dims == 3 and g.kernel_size[0] > DEEP:
+        one_by_one = ("groups",) if g.groups <= FEW_GROUPS else ()
+        return (*one_by_one, *STACKED_PLANES, "direct")
     return ("convolution",)
-
-
-def _grouped_dilated_weight(g: Geometry, dtype: Any) -> Plan:
-    if undilated := _undilated(g):
-        return (*undilated, "direct")
-    if g.groups <= FEW_GROUPS:
-        return ("groups", *_dense("weight", g, dtype))
-    return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
 
 
 def _grouped_strided_input(g: Geometry, dtype: Any) -> Plan:
@@ -128,18 +130,22 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
 
 
 def _dilated_weight(g: Geometry) -> Plan:
-    if undilated := _undilated(g):
-        return (*undilated, "convolution")
+    if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
+        return ("phases", "direct")  # None of which is dilated.
+    if _windows_apart(g) <= MOST_COPIES * math.prod(g.input_size):
+        return ("dilation_to_batch", "direct")
+    if g.groups > 1:
+        return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
     if g.kernel_size[0] <= FEW_TAPS:
         return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
     return ("convolution",)
 
 
-def _undilated(g: Geometry) -> Plan:
-    """The change after which nothing is dilated, if there is one."""
-    sizes = zip(g.output_size, g.dilation, strict=True)
-    if set(g.stride) == {1} and all(o % d == 0 for o, d in sizes):
-        return ("dilation_to_batch",)
-    if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
-        return ("phases",)
-    return ()
+def _windows_apart(g: Geometry) -> int:
+    """The elements of x with every d-th window in an image of its own."""
+    return math.prod(
+        min(o, d) * ((-(-o // d) - 1) * s + k) if d > 1 else i
+        for i, o, s, d, k in zip(
+            g.input_size, g.output_size, g.stride, g.dilation, g.kernel_size, strict=True
+        )
+    )

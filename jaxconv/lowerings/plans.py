@@ -159,10 +159,7 @@ def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
 
 
 def _dilation_to_batch(g: Geometry, axis: int, **_) -> Change | None:
-    d = g.dilation[axis]
-    if d == 1 or g.stride[axis] != 1 or g.output_size[axis] % d:
-        return None
-    return changes.dilation_to_batch(g, axis)
+    return changes.dilation_to_batch(g, axis) if g.dilation[axis] > 1 else None
 
 
 def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None:
