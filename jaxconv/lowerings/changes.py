@@ -378,20 +378,26 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
     i = (o - 1) * s + k
     image_axis = g.spatial_axes[axis]
 
-    def into_batch(image, apart, size):
-        """For each image, `size` elements: every d-th, `apart` behind those of the one before."""
-        pieces = [
-            lax.slice_in_dim(image, start, start + (size - 1) * d + 1, d, axis=image_axis)
-            for start in range(0, images * apart, apart)
-        ]
-        image = jnp.stack(pieces, axis=1)
-        return [image.reshape(-1, *image.shape[2:])]
+    def into_batch(image, low, size):
+        """Every d-th element from `-low` on, from the next one on, and so forth."""
+        image = _split_axis(fit(image, image_axis, low, size * d), image_axis, d)
+        image = lax.slice_in_dim(image, 0, images, axis=image_axis + 1)
+        image = jnp.moveaxis(image, image_axis + 1, 1)
+        return image.reshape(-1, *image.shape[2:])
 
     def x_map(x):
-        return into_batch(fit(x, image_axis, low, (images - 1) * s + (i - 1) * d + 1), s, i)
+        if s == 1:
+            return [into_batch(x, low, i)]
+        x = fit(x, image_axis, low, (images - 1) * s + (i - 1) * d + 1)
+        pieces = [
+            lax.slice_in_dim(x, start, start + (i - 1) * d + 1, d, axis=image_axis)
+            for start in range(0, images * s, s)
+        ]
+        x = jnp.stack(pieces, axis=1)
+        return [x.reshape(-1, *x.shape[2:])]
 
     def y_map(y):
-        return into_batch(fit(y, image_axis, 0, images + (o - 1) * d), 1, o)
+        return [into_batch(y, 0, o)]
 
     part = _replace_axis(g, axis, input_size=i, output_size=o, padding_low=0, dilation=1)
     return Change([part], x_map, _same, y_map)

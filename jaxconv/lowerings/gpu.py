@@ -132,7 +132,8 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
 def _dilated_weight(g: Geometry) -> Plan:
     if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
         return ("phases", "direct")  # None of which is dilated.
-    if _windows_apart(g) <= MOST_COPIES * math.prod(g.input_size):
+    few_slices = set(g.stride) == {1} or max(g.dilation) <= FEW_TAPS
+    if few_slices and _windows_apart(g) <= MOST_COPIES * math.prod(g.input_size):
         return ("dilation_to_batch", "direct")
     if g.groups > 1:
         return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
