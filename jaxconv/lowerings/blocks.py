@@ -15,14 +15,14 @@ import jax
 from jax import lax
 
 BLOCK_BYTES = 4 << 20
-"""Images up to this size together make a block."""
+"""Images up to this size together, operands and results, make a block."""
 
 
 def by_block(
     form: Callable[[jax.Array, jax.Array], jax.Array], result: str, a: jax.Array, b: jax.Array
 ) -> jax.Array:
     """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch."""
-    images = (a, b) if result == "weight" else (a,)
+    images = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
     size = _images_per_block(images)
     count = a.shape[0] // size
     if count == 1:
@@ -43,7 +43,7 @@ def by_block(
     return whole.reshape(a.shape[0], *whole.shape[2:])
 
 
-def _images_per_block(images: tuple[jax.Array, ...]) -> int:
+def _images_per_block(images: tuple[jax.Array | jax.ShapeDtypeStruct, ...]) -> int:
     batch = images[0].shape[0]
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in images)
     most = max(1, BLOCK_BYTES // image_bytes)

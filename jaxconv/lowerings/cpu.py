@@ -13,7 +13,14 @@ from typing import Any
 import jax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.plans import CHANNEL_TILE, STACKED_PLANES, Plan, divides, is_patchify
+from jaxconv.lowerings.plans import (
+    CHANNEL_TILE,
+    STACKED_PLANES,
+    Plan,
+    divides,
+    fits_winograd,
+    is_patchify,
+)
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -95,6 +102,23 @@ MOSTLY_PADDING = 1 / 3
 
 NOTHING_BUT_PADDING = 2 / 3
 """and from which along both axes."""
+
+PRODUCTS_SAVED = 24 if SPLITS_COLUMNS_ONLY else 96
+"""Winograd's algorithm pays from so many products on, of channels, to an element of x or y that it
+adds to others: fewer where a convolution leaves cores idle."""
+
+PRODUCTS_SAVED_FOR_WEIGHT = 12
+"""The same for a weight,"""
+
+MANY_POSITIONS = 128
+"""and for all with at least so many positions in an image, for it transforms weights as well,"""
+
+WASTED_POSITIONS = 1.25
+"""filled up to pairs, though not to many more,"""
+
+LARGE_IMAGE = 3 << 18
+"""and at most so many elements, in and out, four times as many for a weight: all that it makes of
+them should stay in the cache."""
 
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
@@ -194,6 +218,29 @@ def _gathers_pay(result: str, g: Geometry) -> bool:
 
 
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+    winograd = ("winograd_if_finite",) if one_device and _winograd_pays(result, g, c, o) else ()
+    return (*winograd, *_dense_by_taps(result, g, c, o, one_device))
+
+
+def _winograd_pays(result: str, g: Geometry, c: int, o: int) -> bool:
+    """Whether Winograd's algorithm saves more than its sums and copies cost: of x and y, it makes
+    four times as much, of w twice."""
+    axes = range(g.num_spatial_dims)
+    if g.num_spatial_dims != 2 or g.groups > 1 or not all(fits_winograd(g, n) for n in axes):
+        return False
+    positions = math.prod(g.output_size)
+    pairs = zip(g.output_size, g.dilation, strict=True)
+    computed = math.prod(-(-size // (2 * d)) * 2 * d for size, d in pairs)
+    elements = c * math.prod(g.input_size) + o * positions
+    saved, most = PRODUCTS_SAVED, LARGE_IMAGE
+    if result == "weight":
+        saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 4 * LARGE_IMAGE
+    pays = c * o >= saved * (c + o) and elements <= most
+    fits = MANY_POSITIONS <= computed <= WASTED_POSITIONS * positions
+    return pays and fits
+
+
+def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
     if result == "weight":

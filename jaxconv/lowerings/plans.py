@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.geometry import Geometry
@@ -26,7 +27,7 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Two stand for more than a change of variables: `blocks` and `exchange`."""
+Three stand for more than a change of variables: `blocks`, `exchange` and `winograd_if_finite`."""
 
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
@@ -40,6 +41,8 @@ def carry_out(
         if name == "blocks":
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b)
+        if name == "winograd_if_finite":
+            return _winograd_if_finite(plan[position + 1 :], result, a, b, g, options)
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -50,12 +53,42 @@ def carry_out(
     return _COMPUTATIONS[plan[-1]](result, a, b, g, options)
 
 
+def _winograd_if_finite(
+    rest: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, options: Any
+) -> jax.Array:
+    """float32 by Winograd's algorithm, unless a precision is asked for; else by the rest of the
+    plan.
+
+    The algorithm adds up elements that do not meet, so that an Inf or a NaN shows where it should
+    not, and large numbers overflow. Then all is computed again, by products alone: XLA:CPU is slow
+    at a convolution in a loop. A conditional in place of the loop would copy the result.
+    """
+    dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
+    if dtypes != {jnp.dtype(jnp.float32)} or options.get("precision") is not None:
+        return carry_out(rest, result, a, b, g, **options)
+    fast = carry_out(_WINOGRAD[result], result, a, b, g, **options)
+    again = functools.partial(carry_out, _PRODUCTS_ALONE, result, a, b, g, **options)
+    _, y = lax.while_loop(
+        lambda state: state[0],
+        lambda state: (jnp.zeros_like(state[0]), again()),
+        (~jnp.isfinite(jnp.sum(fast)), fast),
+    )
+    return y
+
+
+_PRODUCTS_ALONE: Plan = ("blocks", "sum_over_taps", "direct")
+_WINOGRAD: dict[str, Plan] = {
+    "output": ("blocks", "winograd", "direct"),
+    "input": ("blocks", "winograd", "direct"),
+    "weight": ("blocks", "winograd", "matrix_product"),
+}
 _ADDING = {
     "blocks": ("weight",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
+    "winograd": ("output", "input", "weight"),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
     "gathers": ("output", "input"),
@@ -175,6 +208,24 @@ def _extend_output(g: Geometry, axis: int, result: str, **_) -> Change | None:
     return changes.extend_output(g, axis)
 
 
+def _winograd(g: Geometry, axis: int, result: str, **_) -> Change | None:
+    """Along all axes from `axis` on."""
+    axes = [n for n in range(axis, g.num_spatial_dims) if fits_winograd(g, n)]
+    if not axes:
+        return None
+    if result != "input" or set(g.stride) != {1}:
+        return changes.winograd(g, axes)
+    # Of y and x in each other's place: sums of elements of y are made for x.
+    change = changes.winograd(g.exchanged(), axes)
+    parts = [part.exchanged() for part in change.parts]
+    taps_of_axes = [2 + n for n in axes]
+    return Change(parts, change.y, lambda w: change.w(lax.rev(w, taps_of_axes)), change.x)
+
+
+def fits_winograd(g: Geometry, axis: int) -> bool:
+    return g.kernel_size[axis] == 3 and g.stride[axis] == 1
+
+
 def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
     return None if result == "weight" else _filled(g, result, b, CHANNEL_TILE)
 
@@ -228,6 +279,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "dilation_to_batch": _dilation_to_batch,
     "batch_to_last_axis": _batch_to_last_axis,
     "extend_output": _extend_output,
+    "winograd": _winograd,
     "fill_channels": _fill_channels,
     "fill_operand": _fill_operand,
     "groups": _groups,
