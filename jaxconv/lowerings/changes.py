@@ -474,6 +474,22 @@ def fill_channels(g: Geometry, role: str, channels: int) -> Change:
     return Change([g], image_map, lambda w: [fit(w, 1, 0, channels)], _same)
 
 
+def split_channels(g: Geometry, role: str, channels: int, parts: int) -> Change:
+    """The channels of x or y, without groups, in equal parts, or the last one shorter."""
+    size = -(-channels // parts)
+    sizes = [size] * (parts - 1) + [channels - size * (parts - 1)]
+
+    def image_map(image):
+        return list(lax.split(image, sizes, axis=g.channel_axis))
+
+    def whole(image):
+        return [image] * parts
+
+    if role == "output":
+        return Change([g] * parts, whole, lambda w: list(lax.split(w, sizes, axis=0)), image_map)
+    return Change([g] * parts, image_map, lambda w: list(lax.split(w, sizes, axis=1)), whole)
+
+
 def each_group(g: Geometry) -> Change:
     """One part for each group."""
     part = dataclasses.replace(g, groups=1)

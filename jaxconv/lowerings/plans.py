@@ -21,6 +21,10 @@ OPERANDS = {
 CHANNEL_TILE = 64
 """To a multiple of it `fill_channels` fills: XLA:CPU computes so many channels at once."""
 
+SUMMED_AT_ONCE = 128
+"""Channels that `split_channels` leaves together. Rounding grows with the square root of how many
+are summed one by one: XLA:CPU's convolution takes the sum in parts, its matrix product does not."""
+
 OPERAND_TILE = 4
 """To a multiple of it `fill_operand` fills: an odd number of channels can be slow there."""
 
@@ -78,12 +82,13 @@ def _winograd_if_finite(
 
 _PRODUCTS_ALONE: Plan = ("blocks", "sum_over_taps", "direct")
 _WINOGRAD: dict[str, Plan] = {
-    "output": ("blocks", "winograd", "direct"),
-    "input": ("blocks", "winograd", "direct"),
+    "output": ("blocks", "split_channels", "winograd", "direct"),
+    "input": ("blocks", "split_channels", "winograd", "direct"),
     "weight": ("blocks", "winograd", "matrix_product"),
 }
 _ADDING = {
     "blocks": ("weight",),
+    "split_channels": ("output", "input"),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
@@ -241,6 +246,15 @@ def _filled(g: Geometry, role: str, w: jax.Array, tile: int) -> Change | None:
     return changes.fill_channels(g, role, filled) if g.groups == 1 and filled > channels else None
 
 
+def _split_channels(g: Geometry, axis: int, result: str, a: jax.Array, **_) -> Change | None:
+    """Those over which the contraction sums."""
+    channels = a.shape[g.channel_axis]
+    parts = -(-channels // SUMMED_AT_ONCE)
+    if result == "weight" or g.groups > 1 or parts == 1:
+        return None
+    return changes.split_channels(g, OPERANDS[result][0], channels, parts)
+
+
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
     return changes.each_group(g) if g.groups > 1 else None
 
@@ -282,6 +296,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "winograd": _winograd,
     "fill_channels": _fill_channels,
     "fill_operand": _fill_operand,
+    "split_channels": _split_channels,
     "groups": _groups,
     "crop_kernel": _crop_kernel,
     "first": _first,
