@@ -247,15 +247,14 @@ def test_winograds_sums_make_no_infinity_or_nan(result, pair):
     assert not agrees("winograd", "direct") or np.isnan(pair[0])
 
 
-@pytest.mark.parametrize("channels", [64, 200])
-def test_layers_by_winograds_algorithm_agree_with_torch(channels):
-    """Large enough that the rule for a CPU takes it, with an odd size and unequal padding."""
+def test_layers_by_winograds_algorithm_agree_with_torch():
+    """Of a size for which the rule for a CPU takes it, with an odd one and unequal padding."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 64, 13, 12)).astype(np.float32)
-    w = rng.normal(size=(channels, 64, 3, 3)).astype(np.float32)
+    x = rng.normal(size=(2, 200, 13, 12)).astype(np.float32)
+    w = rng.normal(size=(204, 200, 3, 3)).astype(np.float32)
     g = Geometry((13, 12), (3, 3), (13, 14), (1, 1), (1, 2), (1, 1))
     for result in plans.OPERANDS:
-        assert "winograd_if_finite" in cpu.choose(result, g, 64, channels, jnp.float32, True)
+        assert "winograd_if_finite" in cpu.choose(result, g, 200, 204, jnp.float32, True)
     kwargs = {"padding": (1, 2)}
     y, vjp = jax.vjp(functools.partial(jaxconv.conv2d, **kwargs), jnp.asarray(x), jnp.asarray(w))
     cotangent = rng.normal(size=y.shape).astype(np.float32)
