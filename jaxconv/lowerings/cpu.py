@@ -64,6 +64,9 @@ FEW_COPIES = 4
 SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
 """As `STACKED_PLANES`, with a sum over depth taps."""
 
+ROWS_OF_TAPS = ("taps_to_channels:0", "axis_to_batch", "direct")
+"""Two axes as one, with taps of rows as channels."""
+
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
@@ -273,6 +276,8 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
     many = operand_channels * math.prod(g.kernel_size[-2:]) >= MANY_PRODUCTS
+    if few and many and one_device and result == "input" and g.num_spatial_dims == 2:
+        return ROWS_OF_TAPS
     wide = ("batch_to_last_axis",) if few and many and one_device else ()
     return (*filled, *(wide or padded), "direct")
 
