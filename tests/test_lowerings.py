@@ -186,6 +186,39 @@ def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, per_group, on
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
 
 
+WIDE_LAYERS = {
+    "rows": (32, 33, 1, (9, 11), (3, 2), (1, 1), (1, 0)),
+    "rows-strided": (24, 50, 1, (11, 14), (3, 3), (2, 3), (1, 2)),
+    "rows-dilated": (33, 40, 1, (12, 13), (2, 3), (1, 1), (1, 1), (3, 2)),
+    "one-row": (40, 32, 1, (5, 13), (1, 5), (1, 1), (0, 2)),
+    "one-column": (32, 40, 1, (9, 11), (3, 1), (1, 1), (1, 0)),
+    "tall-kernel": (34, 32, 1, (9, 16), (4, 3), (1, 1), (2, 1)),
+    "groups": (64, 66, 2, (8, 11), (3, 2), (1, 1), (1, 1)),
+    "all-cores": (64, 96, 1, (5, 70), (2, 2), (1, 1), (0, 1)),
+    "3d": (16, 9, 1, (4, 5, 9), (3, 2, 3), (1, 1, 1), (1, 0, 1)),
+    "product": (3, 13, 1, (9, 12), (3, 3), (1, 1), (1, 0)),
+    "product-strided": (2, 15, 1, (11, 14), (3, 4), (2, 3), (1, 2)),
+    "one-channel": (1, 60, 1, (9, 12), (5, 4), (1, 1), (2, 0)),
+}
+"""With channels enough for rules that count products. c, o, groups, i, k, s, p and maybe d."""
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("name", WIDE_LAYERS)
+def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, channels_last):
+    c, o, groups, size, k, s, p, *rest = WIDE_LAYERS[name]
+    (d,) = rest or [(1,) * len(k)]
+    axes = zip(size, k, s, p, d, strict=True)
+    output_size = tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
+    g = Geometry(size, k, output_size, s, p, d, groups, channels_last)
+    per_group = (c // groups, o // groups)
+    for result in plans.OPERANDS:
+        ab = _operands(result, g, per_group)
+        plan = cpu.choose(result, g, c, o, jnp.float64, True)
+        actual = jax.jit(functools.partial(plans.carry_out, plan, result, g=g))(*ab)
+        oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
+
+
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_taps_that_meet_nothing_are_left_out(platform, dilation, kernel):

@@ -53,7 +53,10 @@ FEW_PRODUCTS = 36
 """Up to so many products to an element, of all channels and taps, a convolution is not worth it,"""
 
 FEW_PRODUCTS_IN_ALL = 700
-"""up to so many to all channels of an element."""
+"""up to so many to all channels of an element,"""
+
+FEWER_PRODUCTS_IN_ALL = 300
+"""of which more are better one matrix product, where x has several channels."""
 
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
@@ -66,6 +69,16 @@ SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
 
 ROWS_OF_TAPS = ("taps_to_channels:0", "axis_to_batch", "direct")
 """Two axes as one, with taps of rows as channels."""
+
+SUM_OF_ROWS = ("sum_over_taps:0", "axis_to_batch", "direct")
+"""Two axes as one, with a sum over rows of taps."""
+
+PRODUCTS_OF_ROWS = 16
+"""That pays from so many products on, of channels, to an element of x or y that is copied or added
+up: from twice as many where a convolution keeps all cores busy, and for large images,"""
+
+SUMMED_ROWS = 3
+"""and sums of no more rows than that."""
 
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
@@ -94,7 +107,7 @@ FEW_COLUMNS = 6144
 MANY_TILES = 256
 """unless there are so many channels, which are divided themselves,"""
 
-MANY_PRODUCTS = 300
+MANY_PRODUCTS = 288
 """or fewer products than that to a result, which are done before the other core has begun."""
 
 SOME_PADDING = 1 / 5
@@ -106,7 +119,7 @@ MOSTLY_PADDING = 1 / 3
 NOTHING_BUT_PADDING = 2 / 3
 """and from which along both axes."""
 
-PRODUCTS_SAVED = 24 if SPLITS_COLUMNS_ONLY else 96
+PRODUCTS_SAVED = 20 if SPLITS_COLUMNS_ONLY else 96
 """Winograd's algorithm pays from so many products on, of channels, to an element of x or y that it
 adds to others: fewer where a convolution leaves cores idle."""
 
@@ -119,9 +132,9 @@ MANY_POSITIONS = 128
 WASTED_POSITIONS = 1.25
 """filled up to pairs, though not to many more,"""
 
-LARGE_IMAGE = 3 << 18
-"""and at most so many elements, in and out, four times as many for a weight: all that it makes of
-them should stay in the cache."""
+LARGE_IMAGE = 5 << 18
+"""and at most so many elements, in and out, twice as many for a weight: all that it makes of them
+should stay in the cache."""
 
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
@@ -195,13 +208,19 @@ def _few_products(
     strided = set(g.stride) != {1}
     summed, channels = (c, o) if result == "output" else (o, c)
     products = summed * g.taps
-    arithmetic = products * channels <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided)
-    if arithmetic and products <= FEW_PRODUCTS:
+    in_all = products * channels
+    arithmetic = in_all <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided)
+    arithmetic = arithmetic or (result == "output" and c == 1 and o <= CHANNEL_TILE)
+    by_product = result == "output" and 1 < c < SHORT_ROW and g.num_spatial_dims < 3 and one_device
+    by_product = by_product and in_all > FEWER_PRODUCTS_IN_ALL
+    if arithmetic and products <= FEW_PRODUCTS and not by_product:
         along_rows = _fits_rows(g) and not g.channels_last
         return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
     may_move = _fits_rows(g) and channels <= SHORT_ROW and not strided and one_device
     if arithmetic and products <= FEW_TAPS and may_move:
         return ("first", "fit", "taps")
+    if arithmetic and by_product:
+        return ("blocks", *moved, "fit", "taps_to_channels", "direct")
     if result == "input" and c * g.taps <= FEW_PRODUCTS:
         return (*moved, "taps_to_channels", "direct")
     return None
@@ -237,7 +256,7 @@ def _winograd_pays(result: str, g: Geometry, c: int, o: int) -> bool:
     elements = c * math.prod(g.input_size) + o * positions
     saved, most = PRODUCTS_SAVED, LARGE_IMAGE
     if result == "weight":
-        saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 4 * LARGE_IMAGE
+        saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 2 * LARGE_IMAGE
     pays = c * o >= saved * (c + o) and elements <= most
     fits = MANY_POSITIONS <= computed <= WASTED_POSITIONS * positions
     return pays and fits
@@ -262,7 +281,7 @@ def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -
 def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """A convolution by XLA giving y, or x if of stride 1, with all its cores at work."""
     padded = ("extend_output",) if _copies_windows(result, g, c) and one_device else ()
-    if g.groups > 1:
+    if g.groups > SOME_GROUPS:
         return (*padded, "direct")
     if result == "output":
         operand_channels, channels, columns = c, o, g.output_size[-1]
@@ -275,11 +294,27 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
         filled = ("fill_operand",)
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
-    many = operand_channels * math.prod(g.kernel_size[-2:]) >= MANY_PRODUCTS
-    if few and many and one_device and result == "input" and g.num_spatial_dims == 2:
-        return ROWS_OF_TAPS
+    taps = g.taps if result == "input" else math.prod(g.kernel_size[-2:])
+    many = operand_channels * taps >= MANY_PRODUCTS
+    if one_device and g.num_spatial_dims == 2:
+        rows = _by_rows(result, g, c, o, few, many)
+        if rows:
+            return (*filled, *rows) if result == "output" else rows
     wide = ("batch_to_last_axis",) if few and many and one_device else ()
     return (*filled, *(wide or padded), "direct")
+
+
+def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) -> Plan | None:
+    """A convolution over two axes by ones over the last, if that pays, where `few` columns leave a
+    core idle, and `many` products make that matter."""
+    large = c * math.prod(g.input_size) + o * math.prod(g.output_size) > LARGE_IMAGE // 2
+    idle = few and not large
+    pays = c * o >= (1 if idle else 2) * PRODUCTS_OF_ROWS * (c + o)
+    if result == "input" and (pays or (idle and many)):
+        return ROWS_OF_TAPS
+    if result == "output" and pays and g.kernel_size[0] <= SUMMED_ROWS and g.kernel_size[-1] > 1:
+        return SUM_OF_ROWS
+    return None
 
 
 def _copies_windows(result: str, g: Geometry, c: int) -> bool:
