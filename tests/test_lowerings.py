@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import jaxconv
+from jaxconv import geometry
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, cpu, gpu, plans
 from tests import oracle
@@ -177,6 +178,10 @@ RULE_CASES = [
 @pytest.mark.parametrize(("name", "per_group", "one_device"), RULE_CASES)
 def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, per_group, one_device, choose):
     g = (GEOMETRIES | MORE_GEOMETRIES)[name]
+    _assert_rules_equal_the_direct_form(choose, g, per_group, one_device)
+
+
+def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device):
     c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
         ab = _operands(result, g, per_group)
@@ -186,37 +191,35 @@ def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, per_group, on
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
 
 
+def _geometry(i, k, s, p, d=None, groups=1):
+    d = d or (1,) * len(i)
+    o = geometry.window_output_size(i, k, s, tuple(zip(p, p, strict=True)), d)
+    return Geometry(i, k, o, s, p, d, groups)
+
+
 WIDE_LAYERS = {
-    "rows": (32, 33, 1, (9, 11), (3, 2), (1, 1), (1, 0)),
-    "rows-strided": (24, 50, 1, (11, 14), (3, 3), (2, 3), (1, 2)),
-    "rows-dilated": (33, 40, 1, (12, 13), (2, 3), (1, 1), (1, 1), (3, 2)),
-    "one-row": (40, 32, 1, (5, 13), (1, 5), (1, 1), (0, 2)),
-    "one-column": (32, 40, 1, (9, 11), (3, 1), (1, 1), (1, 0)),
-    "tall-kernel": (34, 32, 1, (9, 16), (4, 3), (1, 1), (2, 1)),
-    "groups": (64, 66, 2, (8, 11), (3, 2), (1, 1), (1, 1)),
-    "all-cores": (64, 96, 1, (5, 70), (2, 2), (1, 1), (0, 1)),
-    "3d": (16, 9, 1, (4, 5, 9), (3, 2, 3), (1, 1, 1), (1, 0, 1)),
-    "product": (3, 13, 1, (9, 12), (3, 3), (1, 1), (1, 0)),
-    "product-strided": (2, 15, 1, (11, 14), (3, 4), (2, 3), (1, 2)),
-    "one-channel": (1, 60, 1, (9, 12), (5, 4), (1, 1), (2, 0)),
+    "rows": ((32, 33), _geometry((9, 11), (3, 2), (1, 1), (1, 0))),
+    "rows-strided": ((24, 50), _geometry((11, 14), (3, 3), (2, 3), (1, 2))),
+    "rows-dilated": ((33, 40), _geometry((12, 13), (2, 3), (1, 1), (1, 1), d=(3, 2))),
+    "one-row": ((40, 32), _geometry((5, 13), (1, 5), (1, 1), (0, 2))),
+    "one-column": ((32, 40), _geometry((9, 11), (3, 1), (1, 1), (1, 0))),
+    "tall-kernel": ((34, 32), _geometry((9, 16), (4, 3), (1, 1), (2, 1))),
+    "groups": ((32, 33), _geometry((8, 11), (3, 2), (1, 1), (1, 1), groups=2)),
+    "all-cores": ((64, 96), _geometry((5, 70), (2, 2), (1, 1), (0, 1))),
+    "3d": ((16, 9), _geometry((4, 5, 9), (3, 2, 3), (1, 1, 1), (1, 0, 1))),
+    "product": ((3, 13), _geometry((9, 12), (3, 3), (1, 1), (1, 0))),
+    "product-strided": ((2, 15), _geometry((11, 14), (3, 4), (2, 3), (1, 2))),
+    "one-channel": ((1, 60), _geometry((9, 12), (5, 4), (1, 1), (2, 0))),
 }
-"""With channels enough for rules that count products. c, o, groups, i, k, s, p and maybe d."""
+"""With channels enough, of x and y for each group, for rules that count products."""
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("name", WIDE_LAYERS)
 def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, channels_last):
-    c, o, groups, size, k, s, p, *rest = WIDE_LAYERS[name]
-    (d,) = rest or [(1,) * len(k)]
-    axes = zip(size, k, s, p, d, strict=True)
-    output_size = tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
-    g = Geometry(size, k, output_size, s, p, d, groups, channels_last)
-    per_group = (c // groups, o // groups)
-    for result in plans.OPERANDS:
-        ab = _operands(result, g, per_group)
-        plan = cpu.choose(result, g, c, o, jnp.float64, True)
-        actual = jax.jit(functools.partial(plans.carry_out, plan, result, g=g))(*ab)
-        oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
+    per_group, g = WIDE_LAYERS[name]
+    g = dataclasses.replace(g, channels_last=channels_last)
+    _assert_rules_equal_the_direct_form(cpu.choose, g, per_group, one_device=True)
 
 
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])

@@ -202,28 +202,48 @@ def _few_products(
 ) -> Plan | None:
     """Without groups: multiply-adds likewise, where an element of the result takes few, and one
     product, where an element of the operand takes part in few."""
-    transposed_3d = result == "input" and g.num_spatial_dims == 3
-    if result == "weight" or transposed_3d or g.taps == 1 or is_patchify(g):
+    if result == "weight" or g.taps == 1 or is_patchify(g):
         return None
-    strided = set(g.stride) != {1}
-    summed, channels = (c, o) if result == "output" else (o, c)
-    products = summed * g.taps
-    in_all = products * channels
-    arithmetic = in_all <= FEW_PRODUCTS_IN_ALL and (result == "output" or not strided)
-    arithmetic = arithmetic or (result == "output" and c == 1 and o <= CHANNEL_TILE)
-    by_product = result == "output" and 1 < c < SHORT_ROW and g.num_spatial_dims < 3 and one_device
-    by_product = by_product and in_all > FEWER_PRODUCTS_IN_ALL
-    if arithmetic and products <= FEW_PRODUCTS and not by_product:
-        along_rows = _fits_rows(g) and not g.channels_last
-        return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
-    may_move = _fits_rows(g) and channels <= SHORT_ROW and not strided and one_device
-    if arithmetic and products <= FEW_TAPS and may_move:
-        return ("first", "fit", "taps")
-    if arithmetic and by_product:
-        return ("blocks", *moved, "fit", "taps_to_channels", "direct")
-    if result == "input" and c * g.taps <= FEW_PRODUCTS:
-        return (*moved, "taps_to_channels", "direct")
-    return None
+    form = _few_to_output if result == "output" else _few_to_input
+    return form(g, c, o, one_device, moved)
+
+
+def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
+    in_all = c * o * g.taps
+    if in_all > FEW_PRODUCTS_IN_ALL and (c > 1 or o > CHANNEL_TILE):
+        return None
+    product_pays = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
+    if product_pays and g.num_spatial_dims < 3 and one_device:
+        by_product = ("blocks", *moved, "fit", "taps_to_channels", "direct")
+        return _along_moved_rows(g, c, o, one_device) or by_product
+    return _multiply_adds(g, c, o, one_device, moved)
+
+
+def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
+    if g.num_spatial_dims == 3:
+        return None
+    if c * o * g.taps <= FEW_PRODUCTS_IN_ALL and set(g.stride) == {1}:
+        arithmetic = _multiply_adds(g, o, c, one_device, moved)
+        if arithmetic:
+            return arithmetic
+    by_product = (*moved, "taps_to_channels", "direct")
+    return by_product if c * g.taps <= FEW_PRODUCTS else None
+
+
+def _multiply_adds(
+    g: Geometry, summed: int, channels: int, one_device: bool, moved: Plan
+) -> Plan | None:
+    """For a result of `channels`, if each is a sum over few taps of `summed` others."""
+    if summed * g.taps > FEW_PRODUCTS:
+        return _along_moved_rows(g, summed, channels, one_device)
+    along_rows = _fits_rows(g) and not g.channels_last
+    return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
+
+
+def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool) -> Plan | None:
+    """Multiply-adds along rows, for which the channels make way."""
+    may_move = _fits_rows(g) and channels <= SHORT_ROW and set(g.stride) == {1} and one_device
+    return ("first", "fit", "taps") if may_move and summed * g.taps <= FEW_TAPS else None
 
 
 def _fits_rows(g: Geometry) -> bool:
@@ -253,13 +273,17 @@ def _winograd_pays(result: str, g: Geometry, c: int, o: int) -> bool:
     positions = math.prod(g.output_size)
     pairs = zip(g.output_size, g.dilation, strict=True)
     computed = math.prod(-(-size // (2 * d)) * 2 * d for size, d in pairs)
-    elements = c * math.prod(g.input_size) + o * positions
     saved, most = PRODUCTS_SAVED, LARGE_IMAGE
     if result == "weight":
         saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 2 * LARGE_IMAGE
-    pays = c * o >= saved * (c + o) and elements <= most
+    pays = c * o >= saved * (c + o) and _elements(g, c, o) <= most
     fits = MANY_POSITIONS <= computed <= WASTED_POSITIONS * positions
     return pays and fits
+
+
+def _elements(g: Geometry, c: int, o: int) -> int:
+    """Of an image, in x and y."""
+    return c * math.prod(g.input_size) + o * math.prod(g.output_size)
 
 
 def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
@@ -294,6 +318,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
         filled = ("fill_operand",)
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
+    # Of three axes, an output's depth taps are channels by now; an input's are yet to be summed.
     taps = g.taps if result == "input" else math.prod(g.kernel_size[-2:])
     many = operand_channels * taps >= MANY_PRODUCTS
     if one_device and g.num_spatial_dims == 2:
@@ -307,8 +332,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
 def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) -> Plan | None:
     """A convolution over two axes by ones over the last, if that pays, where `few` columns leave a
     core idle, and `many` products make that matter."""
-    large = c * math.prod(g.input_size) + o * math.prod(g.output_size) > LARGE_IMAGE // 2
-    idle = few and not large
+    idle = few and _elements(g, c, o) <= LARGE_IMAGE // 2
     pays = c * o >= (1 if idle else 2) * PRODUCTS_OF_ROWS * (c + o)
     if result == "input" and (pays or (idle and many)):
         return ROWS_OF_TAPS
