@@ -9,6 +9,10 @@ is again one of the three, with the same geometry. Each is therefore one bilinea
 what it computes stays what it is through any number of derivatives. How it is computed is for
 `jaxconv.lowerings` to say, per platform and shape.
 
+`conv` and `conv_input` may add a bias to what they give, in the same step, which a platform may then
+do as it computes. That is a primitive of its own, not linear in any one argument; its derivatives
+are those of the contraction and of the sum.
+
 Layouts: x is `(N, C, *input_size)` and y `(N, O, *output_size)`, or channels last; w is
 `(O, C/groups, *kernel_size)`.
 """
@@ -34,19 +38,24 @@ class Contraction(NamedTuple):
     """A contraction takes two of the three roles and gives the third."""
 
     primitive: Primitive
+    with_bias: Primitive
     operands: tuple[str, str]
     result: str
     direct: Callable[..., jax.Array]
 
 
-def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+def conv(
+    x: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None = None, **options: Any
+) -> jax.Array:
     """y, from x and w. Options: `precision`, `preferred_element_type`."""
-    return _contract(_conv, x, w, geometry, **options)
+    return _contract(_conv, x, w, geometry, bias, **options)
 
 
-def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+def conv_input(
+    y: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None = None, **options: Any
+) -> jax.Array:
     """x, from y and w: the transpose of `conv` in x."""
-    return _contract(_conv_input, y, w, geometry, **options)
+    return _contract(_conv_input, y, w, geometry, bias, **options)
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
@@ -59,6 +68,7 @@ def _contract(
     a: jax.Array,
     b: jax.Array,
     geometry: Geometry,
+    bias: jax.Array | None = None,
     *,
     precision: Any = None,
     preferred_element_type: Any = None,
@@ -68,14 +78,26 @@ def _contract(
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if preferred_element_type is not None:
         preferred_element_type = jnp.dtype(preferred_element_type)
-    a, b = vary_alike(a, b)
-    return contraction.primitive.bind(
-        a,
-        b,
-        geometry=geometry,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
+    params = {
+        "geometry": geometry,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+    }
+    if bias is None:
+        return contraction.primitive.bind(*vary_alike(a, b), **params)
+    return contraction.with_bias.bind(*vary_alike(a, b, _widened(bias)), **params)
+
+
+def add_bias(result: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
+    """The same sum, for what has been computed already."""
+    if bias is None:
+        return result
+    return lowerings.add_bias(*vary_alike(result, _widened(bias)), geometry=geometry)
+
+
+def _widened(bias: jax.Array) -> jax.Array:
+    """Half-precision biases are spread in float32, so that their gradient is summed in float32."""
+    return bias.astype(jnp.float32) if jnp.finfo(bias.dtype).bits < 32 else bias
 
 
 # Types.
@@ -83,14 +105,20 @@ def _contract(
 
 @functools.lru_cache(maxsize=1024)
 def _direct_form(contraction_result: str, params: tuple[tuple[str, Any], ...]) -> Callable:
-    return functools.partial(_CONTRACTIONS[contraction_result].direct, **dict(params))
+    options = dict(params)
+
+    def form(a, b, *bias):
+        result = _CONTRACTIONS[contraction_result].direct(a, b, **options)
+        return lowerings.add_bias(result, *bias, geometry=options["geometry"])
+
+    return form
 
 
-def _abstract_eval(result: str, a: Any, b: Any, **params: Any) -> Any:
+def _abstract_eval(result: str, a: Any, b: Any, *bias: Any, **params: Any) -> Any:
     """The type of the direct form: shape, dtype and varying axes, whatever the version of JAX calls
     them."""
     form = _direct_form(result, tuple(sorted(params.items())))
-    return jax.make_jaxpr(form)(a, b).out_avals[0]
+    return jax.make_jaxpr(form)(a, b, *bias).out_avals[0]
 
 
 # Derivatives.
@@ -108,6 +136,23 @@ def _transpose_rule(contraction: Contraction, open_role: str, cotangent, a, b, *
     return _contract(rule, *(roles[role] for role in rule.operands), **params)
 
 
+def _jvp_rule_with_bias(contraction: Contraction, primals, tangents, **params):
+    """Of the contraction, in each operand, and of the bias."""
+    a, b, bias = primals
+    result = contraction.with_bias.bind(a, b, bias, **params)
+    change_of_a, change_of_b, change_of_bias = tangents
+    changes = []
+    if not isinstance(change_of_a, ad.Zero):
+        changes.append(_contract(contraction, change_of_a, b, **params))
+    if not isinstance(change_of_b, ad.Zero):
+        changes.append(_contract(contraction, a, change_of_b, **params))
+    if not isinstance(change_of_bias, ad.Zero):
+        changes.append(lowerings.spread(change_of_bias, result, params["geometry"]))
+    if not changes:
+        return result, ad.Zero.from_primal_value(result)
+    return result, functools.reduce(jnp.add, changes)
+
+
 # Batching.
 
 
@@ -123,6 +168,15 @@ def _batch_rule(contraction: Contraction, operands, axes, **params):
         return _batched(contraction, operands, axes, params)
 
     return by_mapped_axis(compute, operands, axes), 0
+
+
+def _batch_rule_with_bias(contraction: Contraction, operands, axes, **params):
+    """As the contraction and then the sum."""
+
+    def compute(a, b, bias):
+        return add_bias(_contract(contraction, a, b, **params), bias, params["geometry"])
+
+    return jax.vmap(compute, in_axes=axes)(*operands), 0
 
 
 def _batched(contraction: Contraction, operands, axes, params) -> jax.Array:
@@ -203,45 +257,45 @@ def _empty_batch(contraction: Contraction, operands, axes, params) -> jax.Array:
 
 
 def _define(name: str, operands: tuple[str, str], result: str, direct: Callable) -> Contraction:
-    primitive = Primitive(name)
-    contraction = Contraction(primitive, operands, result, direct)
-
-    @functools.partial(
-        jax.jit,
-        static_argnames=("geometry", "precision", "preferred_element_type"),
-    )
-    def run(a, b, **params):
-        return primitive.bind(a, b, **params)
-
-    def evaluate(a, b, **params):
-        # Also where a user has jit disabled: unjitted, `run` would come back here for ever.
-        with jax.disable_jit(False):
-            return run(a, b, **params)
-
-    primitive.def_impl(evaluate)
-    primitive.def_abstract_eval(functools.partial(_abstract_eval, result))
+    primitive, with_bias = _primitive(name, result), _primitive(f"{name}_with_bias", result)
+    contraction = Contraction(primitive, with_bias, operands, result, direct)
     ad.defbilinear(
         primitive,
         functools.partial(_transpose_rule, contraction, operands[0]),
         functools.partial(_transpose_rule, contraction, operands[1]),
     )
+    ad.primitive_jvps[with_bias] = functools.partial(_jvp_rule_with_bias, contraction)
     batching.primitive_batchers[primitive] = functools.partial(_batch_rule, contraction)
-    for platform, form in lowerings.platform_forms(result).items():
-        mlir.register_lowering(primitive, functools.partial(_lower, form), platform=platform)
+    batching.primitive_batchers[with_bias] = functools.partial(_batch_rule_with_bias, contraction)
     return contraction
 
 
-def _lower(form: Callable, context: mlir.LoweringRuleContext, a, b, **params):
-    form = functools.partial(form, one_device=_on_one_device(context))
-    return mlir.lower_fun(form, multiple_results=False)(context, a, b, **params)
+def _primitive(name: str, result: str) -> Primitive:
+    """Of the contraction giving `result`, with a bias to add or without."""
+    primitive = Primitive(name)
+
+    @functools.partial(
+        jax.jit,
+        static_argnames=("geometry", "precision", "preferred_element_type"),
+    )
+    def run(*arrays, **params):
+        return primitive.bind(*arrays, **params)
+
+    def evaluate(*arrays, **params):
+        # Also where a user has jit disabled: unjitted, `run` would come back here for ever.
+        with jax.disable_jit(False):
+            return run(*arrays, **params)
+
+    primitive.def_impl(evaluate)
+    primitive.def_abstract_eval(functools.partial(_abstract_eval, result))
+    for platform, form in lowerings.platform_forms(result).items():
+        mlir.register_lowering(primitive, functools.partial(_lower, form), platform=platform)
+    return primitive
 
 
-def _on_one_device(context: mlir.LoweringRuleContext) -> bool:
-    """Whether what is lowered is all for one device, and not for XLA to divide between several."""
-    axes: Any = context.module_context.axis_context
-    if hasattr(axes, "manual_axes"):  # Inside `shard_map`.
-        return axes.manual_axes == frozenset(axes.mesh.axis_names)
-    return getattr(axes, "num_devices", None) == 1
+def _lower(form: Callable, context: mlir.LoweringRuleContext, *arrays, **params):
+    form = functools.partial(form, context=context)
+    return mlir.lower_fun(form, multiple_results=False)(context, *arrays, **params)
 
 
 _conv = _define("conv", (INPUT, WEIGHT), OUTPUT, lowerings.direct.conv)

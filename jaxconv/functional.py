@@ -30,7 +30,7 @@ from jaxconv.geometry import (
     window_output_size,
 )
 from jaxconv.padding import Array, check_not_empty, pad, pad_axes, to_array
-from jaxconv.sharding import by_sharding, vary_alike
+from jaxconv.sharding import by_sharding
 
 __all__ = [
     "conv1d",
@@ -316,10 +316,10 @@ def _conv(
             # torch gives an output without channels, whatever the weight says.
             shape = _join_shape(x.shape[0], 0, geometry.output_size, channels_last)
             return jnp.zeros(shape, preferred_element_type or x.dtype)
-        y = contractions.conv(
-            x, weight, geometry, precision=precision, preferred_element_type=preferred_element_type
-        )
-        return _add_bias(y, bias, geometry.channel_axis)
+        return contractions.conv(
+            x, weight, geometry, bias, precision=precision,
+            preferred_element_type=preferred_element_type,
+        )  # fmt: skip
 
     y = by_sharding(compute, x, weight, bias, geometry, exchange_halos=zeros)
     return _unbatched(y, batch_shape)
@@ -381,12 +381,11 @@ def _conv_transpose(
             channels = weight.shape[1] * geometry.groups
             shape = _join_shape(y.shape[0], channels, geometry.input_size, channels_last)
             x = jnp.zeros(shape, preferred_element_type or y.dtype)
-        else:
-            x = contractions.conv_input(
-                y, weight, geometry, precision=precision,
-                preferred_element_type=preferred_element_type,
-            )  # fmt: skip
-        return _add_bias(x, bias, geometry.channel_axis)
+            return contractions.add_bias(x, bias, geometry)
+        return contractions.conv_input(
+            y, weight, geometry, bias, precision=precision,
+            preferred_element_type=preferred_element_type,
+        )  # fmt: skip
 
     x = by_sharding(compute, y, weight, bias, geometry, transposed=True)
     return _unbatched(x, batch_shape)
@@ -472,14 +471,3 @@ def _join_shape(
     batch: int, channels: int, size: tuple[int, ...], channels_last: bool
 ) -> tuple[int, ...]:
     return (batch, *size, channels) if channels_last else (batch, channels, *size)
-
-
-def _add_bias(y: jax.Array, bias: jax.Array | None, channel_axis: int) -> jax.Array:
-    if bias is None:
-        return y
-    # Half-precision biases are spread in float32, so that their gradient is summed in float32.
-    wide = bias.astype(jnp.float32) if jnp.finfo(bias.dtype).bits < 32 else bias
-    wide, y = vary_alike(wide, y)
-    shape = [1] * y.ndim
-    shape[channel_axis] = bias.shape[0]
-    return y + jnp.broadcast_to(wide.reshape(shape), y.shape).astype(y.dtype)

@@ -216,12 +216,13 @@ def _with_halo(image: jax.Array, axis: int, before: int, behind: int, names: Nam
 # Inside `shard_map`.
 
 
-def vary_alike(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Let both arrays vary over the same mesh axes, as lax's functions do.
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """Let all arrays vary over the same mesh axes, as lax's functions do.
 
     Backwards, that is a sum over devices: of half-precision arrays it is taken in float32.
     """
-    return _vary(a, _varying_axes(b)), _vary(b, _varying_axes(a))
+    axes = frozenset().union(*map(_varying_axes, arrays))
+    return [_vary(array, axes) for array in arrays]
 
 
 def _vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:

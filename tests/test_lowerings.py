@@ -13,6 +13,7 @@ import jaxconv
 from jaxconv import geometry
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, cpu, gpu, plans
+from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
 GEOMETRIES = {
@@ -185,7 +186,7 @@ def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device):
     c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
         ab = _operands(result, g, per_group)
-        plan = choose(result, g, c, o, jnp.float64, one_device)
+        plan = choose(result, g, c, o, Setting(jnp.float64, one_device))
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
@@ -290,7 +291,7 @@ def test_layers_by_winograds_algorithm_agree_with_torch():
     w = rng.normal(size=(204, 200, 3, 3)).astype(np.float32)
     g = Geometry((13, 12), (3, 3), (13, 14), (1, 1), (1, 2), (1, 1))
     for result in plans.OPERANDS:
-        assert "winograd_if_finite" in cpu.choose(result, g, 200, 204, jnp.float32, True)
+        assert "winograd_if_finite" in cpu.choose(result, g, 200, 204, Setting(jnp.float64))
     kwargs = {"padding": (1, 2)}
     y, vjp = jax.vjp(functools.partial(jaxconv.conv2d, **kwargs), jnp.asarray(x), jnp.asarray(w))
     cotangent = rng.normal(size=y.shape).astype(np.float32)

@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import mlir
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import changes, cpu, direct, gpu, plans
+from jaxconv.lowerings import changes, cpu, direct, gpu, plans, setting
+from jaxconv.lowerings.bias import add_bias, spread
 
-__all__ = ["direct", "platform_forms"]
+__all__ = ["add_bias", "direct", "platform_forms", "spread"]
 
 
 def _choose_elsewhere(*_: Any) -> plans.Plan:
@@ -36,13 +38,14 @@ def _planned(
     result: str,
     a: jax.Array,
     b: jax.Array,
-    geometry: Geometry,
+    bias: jax.Array | None = None,
     *,
-    one_device: bool,
+    geometry: Geometry,
+    context: mlir.LoweringRuleContext,
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> jax.Array:
-    """The contraction by the plan that `choose` gives."""
+    """The contraction by the plan that `choose` gives, and the bias added to it."""
     geometry = geometry.simplified()
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     dtype = jnp.dtype(preferred_element_type or a.dtype)
@@ -50,14 +53,17 @@ def _planned(
     if _is_static(a, b, geometry):
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
-            return jnp.zeros(like.shape, dtype)
+            return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)
         channels = _channels(result, a, b, geometry)
         cropped = changes.crop_kernel(geometry).parts[0]
-        plan = ("crop_kernel", *choose(result, cropped, *channels, a.dtype, one_device))
+        plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a.dtype)))
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)
-    return plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
+    if plans.takes_bias(plan):
+        return plans.carry_out(plan, result, a, b, geometry, bias=bias, **options)
+    y = plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
+    return add_bias(y, bias, geometry=geometry)
 
 
 def _is_static(a: jax.Array, b: jax.Array, g: Geometry) -> bool:

@@ -8,11 +8,11 @@ the rows of an image.
 """
 
 import math
-from typing import Any
 
 import jax
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings import onednn
 from jaxconv.lowerings.plans import (
     CHANNEL_TILE,
     STACKED_PLANES,
@@ -21,6 +21,7 @@ from jaxconv.lowerings.plans import (
     fits_winograd,
     is_patchify,
 )
+from jaxconv.lowerings.setting import Setting
 
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -140,19 +141,41 @@ VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
 
 
-def choose(
-    result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
+def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
+    """The plan for the contraction giving `result`, of x with `in_channels` and y with
+    `out_channels`."""
+    plan = _choose(result, g, in_channels, out_channels, setting)
+    if result == "weight" and onednn.serves(setting) and _is_whole(plan, g):
+        return (*plan[:-1], "onednn")
+    return plan
+
+
+def _is_whole(plan: Plan, g: Geometry) -> bool:
+    """Whether a weight gradient is one convolution or one product, not a sum of products. Those XLA
+    computes from parts of an image, of which oneDNN would need copies."""
+    if plan[-1] not in ("direct", "matrix_product"):
+        return False
+    if g.taps == 1:
+        return True
+    parts = {"sum_over_taps", "sum_over_met_taps", "taps_to_channels:-1"}
+    return g.num_spatial_dims > 1 and not parts & {*plan}
+
+
+def _choose(
+    result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
 ) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
-    del dtype  # The ranking is the same for all.
+    one_device = setting.one_device
     layout = () if g.channels_last else ("last",)
     moved = () if g.channels_last else ("last_in_memory",) if one_device else ("last",)
     c, o = in_channels // g.groups, out_channels // g.groups
+    few = _few_products(result, g, c, o, one_device, moved) if g.groups == 1 else None
+    if onednn.serves(setting) and _leave_to_onednn(result, g, c, o, bool(few)):
+        return ("onednn",) if result == "output" else ("exchange", "onednn")
     if g.groups == 1 and _lies_in_padding(g, c, o):
         return moved + _by_met_taps(result, g)
     if g.groups == 1:
-        few = _few_products(result, g, c, o, one_device, moved)
         return few or layout + _dense(result, g, c, o, one_device)
     if result == "weight":
         return _grouped_weight(g, c, o, one_device, layout)
@@ -163,6 +186,31 @@ def choose(
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", *STACKED_PLANES, "direct")
+
+
+def _leave_to_onednn(result: str, g: Geometry, c: int, o: int, few_products: bool) -> bool:
+    """Whether it has fast code for a contraction, and XLA:CPU none that is as fast."""
+    if result == "weight" or few_products or math.prod(g.output_size) == 1:
+        return False
+    if result == "input":
+        if set(g.stride) != {1}:
+            return False
+        g, c, o = g.exchanged(), o, c
+    if not onednn.fits(g, c * g.groups, o * g.groups):
+        return False
+    if g.taps == 1:
+        return not g.channels_last and set(g.stride) == {1}
+    if g.groups > 1 and c * o <= FEW_CHANNELS:
+        return _onednn_is_fast_at_few(g, c, o)
+    return True
+
+
+def _onednn_is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
+    """Faster than multiply-adds, for few channels to a group."""
+    along_rows = _fits_rows(g) and not g.channels_last
+    if c * o == 1:
+        return g.taps > (FEW_GATHERS if along_rows else SMALL_KERNEL - 1)
+    return g.taps * c > FEW_TAPS or (min(c, o) >= 4 and not along_rows)
 
 
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:

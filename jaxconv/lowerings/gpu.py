@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
 from jaxconv.lowerings.plans import STACKED_PLANES, Plan, divides, is_patchify
+from jaxconv.lowerings.setting import Setting
 
 FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
@@ -39,17 +40,15 @@ MANY_SUMS = 64
 """And from so many sums on to each group of a weight gradient."""
 
 
-def choose(
-    result: str, g: Geometry, in_channels: int, out_channels: int, dtype: Any, one_device: bool
-) -> Plan:
+def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
-        return _depthwise(result, g, c * o, dtype, one_device)
+        return _depthwise(result, g, c * o, setting.dtype, setting.one_device)
     if g.groups > 1:
-        return _grouped(result, g, dtype)
-    return _dense(result, g, dtype)
+        return _grouped(result, g, setting.dtype)
+    return _dense(result, g, setting.dtype)
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device: bool) -> Plan:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, changes, direct, gathers, products, rows, taps
+from jaxconv.lowerings import blocks, changes, direct, gathers, onednn, products, rows, taps
+from jaxconv.lowerings.bias import add_bias
 from jaxconv.lowerings.changes import Change
 
 OPERANDS = {
@@ -40,7 +41,9 @@ STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 def carry_out(
     plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, **options: Any
 ) -> jax.Array:
-    """The contraction giving `result`, computed as `plan` says."""
+    """The contraction giving `result`, computed as `plan` says.
+
+    Options are those of `lax.conv_general_dilated`, and `bias` for a plan that takes one."""
     for position, name in enumerate(plan[:-1]):
         if name == "blocks":
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
@@ -111,6 +114,11 @@ def adds_results(plan: Plan, result: str) -> bool:
     return False
 
 
+def takes_bias(plan: Plan) -> bool:
+    """Whether a plan's computation adds a bias, once to each element of what results."""
+    return plan[-1] == "onednn" and {*plan[:-1]} <= {"crop_kernel", "last_in_memory", "exchange"}
+
+
 _EXCHANGED = {"output": "input", "input": "output", "weight": "weight"}
 
 
@@ -142,8 +150,12 @@ def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options
         carry_out(plan, result, part_a, part_b, part, **options)
         for part_a, part_b, part in zip(maps[first](a), maps[second](b), change.parts, strict=True)
     ]
-    like = jax.eval_shape(lambda a, b: DIRECT[result](a, b, g, **options), a, b)
+    like = jax.eval_shape(lambda a, b: DIRECT[result](a, b, g, **_of_lax(options)), a, b)
     return jax.linear_transpose(maps[result], like)(results)[0]
+
+
+def _of_lax(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "bias"}
 
 
 def _change(name: str, result: str, a: jax.Array, b: jax.Array, g: Geometry) -> Change | None:
@@ -364,6 +376,22 @@ def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
     return rows.conv_weight(a, b, g, **options)
 
 
+def _compute_onednn(result: str, a, b, g: Geometry, options) -> jax.Array:
+    bias = options.get("bias")
+    dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
+    if dtypes == {jnp.dtype(jnp.float32)}:
+        if result == "output" and onednn.fits(g, a.shape[g.channel_axis], b.shape[0]):
+            return onednn.conv(a, b, g, bias)
+        if result == "weight" and g.groups == 1 and g.channels_last:
+            if products.fits(g):
+                w = onednn.weight_by_matrices(a, b)
+                return w.reshape(*w.shape, *g.kernel_size)
+            if onednn.fits(onednn.exchanged_for_weight(g), a.shape[0], b.shape[-1]):
+                return onednn.conv_weight(a, b, g)
+    y = _compute_direct(result, a, b, g, _of_lax(options))
+    return add_bias(y, bias, geometry=g)
+
+
 def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
     """What the windows cover, with its padding."""
     change = changes.fit_input(g)
@@ -378,4 +406,5 @@ _COMPUTATIONS = {
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
     "gathers": _compute_gathers,
     "rows": _compute_rows,
+    "onednn": _compute_onednn,
 }

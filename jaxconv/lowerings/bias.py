@@ -1,0 +1,18 @@
+"""The bias of a layer, one number for each channel of what a contraction gives."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.geometry import Geometry
+
+
+def add_bias(result: jax.Array, bias: jax.Array | None = None, *, geometry: Geometry) -> jax.Array:
+    """The sum, if there is a bias, in the dtype of `result`."""
+    return result if bias is None else result + spread(bias, result, geometry)
+
+
+def spread(bias: jax.Array, result: jax.Array, geometry: Geometry) -> jax.Array:
+    """`bias` at each place of `result`."""
+    shape = [1] * result.ndim
+    shape[geometry.channel_axis] = bias.shape[0]
+    return jnp.broadcast_to(bias.reshape(shape), result.shape).astype(result.dtype)

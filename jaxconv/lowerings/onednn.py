@@ -1,0 +1,235 @@
+"""Convolutions and matrix products by oneDNN, the library that computes torch's on a CPU.
+
+jaxlib for x86 contains oneDNN as well, and XLA:CPU custom calls for it, which XLA itself makes
+under an experimental flag only. Here they are made without the flag: oneDNN is many times as fast
+as XLA:CPU at groups, and at any convolution in a loop.
+
+- The calls belong to XLA, not to JAX's public interface. So they are made only in versions of JAX
+  that they have been tried with, on machines where they compute what they should.
+- XLA can neither write down a program that has them, nor divide them between devices.
+- What oneDNN has no code of its own for, it computes by matrix products, in threads that start
+  threads. With XLA's threads, those wait for each other for ever. `fits` tells what is safe.
+
+The environment variable `JAXCONV_ONEDNN=0` turns all of it off.
+"""
+
+import functools
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import SingleDeviceSharding
+
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings.setting import Setting
+from jaxconv.padding import crop
+
+UNTRIED = (0, 13)
+"""The first version of JAX that the calls have not been tried with."""
+
+LARGEST = 2**31 - 1
+"""Elements of an image, and of a batch of them, that a C int can number."""
+
+
+def serves(setting: Setting) -> bool:
+    """Whether a contraction may be left to oneDNN."""
+    here = setting.one_device and not setting.kept
+    return here and jnp.dtype(setting.dtype) == jnp.float32 and is_available()
+
+
+def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
+    """Whether oneDNN has code of its own for a convolution.
+
+    It has for all that pad no further than the kernel reaches, save for depthwise ones that are
+    dilated.
+    """
+    pads = zip(g.padding_low, _padding_high(g), g.reach, strict=True)
+    if any(max(low, high) > reach for low, high, reach in pads):
+        return False
+    if 1 < g.groups == in_channels == out_channels and set(g.dilation) != {1}:
+        return False
+    sizes = (in_channels * math.prod(g.input_size), out_channels * math.prod(g.output_size))
+    return max(sizes) <= LARGEST
+
+
+# The contractions, of float32.
+
+
+def conv(
+    x: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None = None
+) -> jax.Array:
+    """y, from x and w, and a bias to add."""
+    return _convolution(x, w, tuple(range(w.ndim)), geometry, bias)
+
+
+def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """w, from x and y, of channels last and without groups, by a convolution that fits.
+
+    It is that of `exchanged_for_weight`: x is an image for each of its channels, the batch is what
+    is summed over, and y is the kernel.
+    """
+    n = geometry.num_spatial_dims
+    images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
+    kernel_axes = (n + 1, 0, *range(1, n + 1))
+    w = _convolution(images, y, kernel_axes, exchanged_for_weight(geometry))
+    return w.transpose(n + 1, 0, *range(1, n + 1))
+
+
+def exchanged_for_weight(g: Geometry) -> Geometry:
+    """Of the convolution over x that gives w, with y for its kernel."""
+    return Geometry(
+        g.input_size, g.output_size, g.kernel_size, g.dilation, g.padding_low, g.stride,
+        channels_last=True,
+    )  # fmt: skip
+
+
+def weight_by_matrices(x: jax.Array, y: jax.Array) -> jax.Array:
+    """w of a kernel of one tap, as one product over all positions."""
+    x, y = (image.reshape(-1, image.shape[-1]) for image in (x, y))
+    shape = (y.shape[1], x.shape[1])
+    return _call("matmul", {"onednn_matmul_config": {"transpose_a": True}}, shape, y, x)
+
+
+def _convolution(
+    x: jax.Array,
+    w: jax.Array,
+    kernel_axes: Sequence[int],
+    g: Geometry,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """The axes of the kernel are those of its output channels, input channels, and space."""
+    if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
+        row = g.spatial_axes[0]
+        axes = [axis + (axis > 1) for axis in kernel_axes]
+        y = _convolution(
+            jnp.expand_dims(x, row),
+            w[:, :, None],
+            [*axes[:2], 2, *axes[2:]],
+            _with_two_axes(g),
+            bias,
+        )
+        return jnp.squeeze(y, row)
+    low, high = g.padding_low, _padding_high(g)
+    for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
+        x = crop(x, axis, max(-before, 0), max(-after, 0))
+    image = {
+        "dims": x.ndim,
+        "data": {"batch_dim": 0, "feature_dim": g.channel_axis, "spatial_dims": g.spatial_axes},
+    }
+    out_axis, in_axis, *spatial_axes = kernel_axes
+    config = {
+        "dims": x.ndim,
+        "input": image,
+        "kernel": {
+            "dims": x.ndim,
+            "filter": {
+                "output_feature_dim": out_axis,
+                "input_feature_dim": in_axis,
+                "spatial_dims": spatial_axes,
+            },
+        },
+        "output": image,
+        "window": {
+            "size": g.kernel_size,
+            "pad_left": [max(p, 0) for p in low],
+            "pad_right": [max(p, 0) for p in high],
+            "strides": g.stride,
+            "window_dilations": g.dilation,
+        },
+        "fusions": {"ops": [] if bias is None else ["BIAS"]},
+        "feature_groups": g.groups,
+    }
+    shape = [x.shape[0], *g.output_size]
+    shape.insert(g.channel_axis, w.shape[out_axis])
+    operands = (x, w) if bias is None else (x, w, bias)
+    return _call("convolution", {"onednn_conv_config": config}, shape, *operands)
+
+
+def _with_two_axes(g: Geometry) -> Geometry:
+    """`g` of one axis, and an axis of one element before it."""
+    return Geometry(
+        (1, *g.input_size), (1, *g.kernel_size), (1, *g.output_size), (1, *g.stride),
+        (0, *g.padding_low), (1, *g.dilation), g.groups, g.channels_last,
+    )  # fmt: skip
+
+
+def _padding_high(g: Geometry) -> list[int]:
+    """What the last window needs, and not an element more."""
+    axes = zip(g.input_size, g.output_size, g.stride, g.reach, g.padding_low, strict=True)
+    return [(o - 1) * s + reach + 1 - low - i for i, o, s, reach, low in axes]
+
+
+def _call(
+    name: str, config: dict[str, Any], shape: Sequence[int], *operands: jax.Array
+) -> jax.Array:
+    call = jax.ffi.ffi_call(
+        f"__onednn${name}",
+        jax.ShapeDtypeStruct(tuple(shape), jnp.float32),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps(config),
+    )
+    return call(*operands)
+
+
+# Whether the calls can be made.
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether this process has them: found out once, by making them."""
+    if os.environ.get("JAXCONV_ONEDNN") == "0" or jax.__version_info__ >= UNTRIED:
+        return False
+    if platform.system() != "Linux" or not _has_avx2():
+        return False
+    try:
+        # In a thread of its own, which nothing that is being traced here reaches.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(_compute_what_they_should).result()
+    except Exception:
+        return False  # A jaxlib that has been built without oneDNN.
+
+
+def _has_avx2() -> bool:
+    """Without AVX2, oneDNN computes by matrix products."""
+    try:
+        return " avx2 " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _compute_what_they_should() -> bool:
+    """A convolution of which every number differs from the next, and a product."""
+    g = Geometry((9, 7), (3, 2), (3, 7), (2, 1), (1, 2), (2, 3), 2, channels_last=True)
+    rng = np.random.default_rng(0)
+    shapes = ((2, *g.input_size, 4), (6, 2, *g.kernel_size), (6,))
+    x, w, bias = (rng.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
+    on_cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    y = jax.jit(functools.partial(conv, geometry=g))(*jax.device_put((x, w), on_cpu), bias=bias)
+    product = jax.jit(weight_by_matrices)(*jax.device_put((x, x[..., 1:]), on_cpu))
+    expected_product = np.einsum("nhwo,nhwc->oc", x[..., 1:], x)
+    return np.array_equal(y, _by_sums(x, w, g) + bias) and np.array_equal(product, expected_product)
+
+
+def _by_sums(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
+    """The convolution in NumPy, from the definition; exact, for integers."""
+    pads = [(low, max(high, 0)) for low, high in zip(g.padding_low, _padding_high(g), strict=True)]
+    x = np.pad(x, [(0, 0), *pads, (0, 0)])
+    y = np.zeros((x.shape[0], *g.output_size, w.shape[0]), x.dtype)
+    for tap in np.ndindex(*g.kernel_size):
+        places = [
+            slice(t * d, t * d + (o - 1) * s + 1, s)
+            for t, d, o, s in zip(tap, g.dilation, g.output_size, g.stride, strict=True)
+        ]
+        met = x[:, *places].reshape(*y.shape[:3], g.groups, -1)
+        of_group = w[:, :, *tap].reshape(g.groups, -1, met.shape[-1])
+        y += np.einsum("nhwgc,goc->nhwgo", met, of_group).reshape(y.shape)
+    return y

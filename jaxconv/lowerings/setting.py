@@ -1,0 +1,37 @@
+"""What a rule may look at besides shapes: the dtype, and what becomes of the program."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax.interpreters import mlir
+
+
+class Setting(NamedTuple):
+    """Where a contraction is computed, and in which dtype."""
+
+    dtype: Any
+    """That of the operands."""
+
+    one_device: bool = True
+    """Whether what is lowered is all for one device, and not for XLA to divide between several."""
+
+    kept: bool = False
+    """Whether the program is to be written down: exported, or put into a compilation cache."""
+
+
+def read(context: mlir.LoweringRuleContext, dtype: Any) -> Setting:
+    """The setting of what is being lowered."""
+    module: Any = context.module_context
+    return Setting(dtype, _on_one_device(module.axis_context), _is_kept(module))
+
+
+def _on_one_device(axes: Any) -> bool:
+    if hasattr(axes, "manual_axes"):  # Inside `shard_map`.
+        return axes.manual_axes == frozenset(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", None) == 1
+
+
+def _is_kept(module: Any) -> bool:
+    config: Any = jax.config
+    caches = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
+    return module.lowering_parameters.for_export or bool(caches)
