@@ -9,9 +9,9 @@ is again one of the three, with the same geometry. Each is therefore one bilinea
 what it computes stays what it is through any number of derivatives. How it is computed is for
 `jaxconv.lowerings` to say, per platform and shape.
 
-`conv` and `conv_input` may add a bias to what they give, in the same step, which a platform may then
-do as it computes. That is a primitive of its own, not linear in any one argument; its derivatives
-are those of the contraction and of the sum.
+`conv` and `conv_input` may add a bias to what they give, which a platform may then do as it
+computes. That is a primitive of its own, as it is not bilinear; its derivatives are those of the
+contraction and of the sum.
 
 Layouts: x is `(N, C, *input_size)` and y `(N, O, *output_size)`, or channels last; w is
 `(O, C/groups, *kernel_size)`.

@@ -172,7 +172,7 @@ def _choose(
     c, o = in_channels // g.groups, out_channels // g.groups
     few = _few_products(result, g, c, o, one_device, moved) if g.groups == 1 else None
     if onednn.serves(setting) and _leave_to_onednn(result, g, c, o, bool(few)):
-        return ("onednn",) if result == "output" else ("exchange", "onednn")
+        return (*moved, *(("exchange",) if result == "input" else ()), "onednn")
     if g.groups == 1 and _lies_in_padding(g, c, o):
         return moved + _by_met_taps(result, g)
     if g.groups == 1:
@@ -190,7 +190,7 @@ def _choose(
 
 def _leave_to_onednn(result: str, g: Geometry, c: int, o: int, few_products: bool) -> bool:
     """Whether it has fast code for a contraction, and XLA:CPU none that is as fast."""
-    if result == "weight" or few_products or math.prod(g.output_size) == 1:
+    if result == "weight" or few_products or g.taps == 1 or math.prod(g.output_size) == 1:
         return False
     if result == "input":
         if set(g.stride) != {1}:
@@ -198,8 +198,6 @@ def _leave_to_onednn(result: str, g: Geometry, c: int, o: int, few_products: boo
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
         return False
-    if g.taps == 1:
-        return not g.channels_last and set(g.stride) == {1}
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _onednn_is_fast_at_few(g, c, o)
     return True

@@ -47,11 +47,14 @@ def serves(setting: Setting) -> bool:
 
 
 def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
-    """Whether oneDNN has code of its own for a convolution.
+    """Whether oneDNN has code of its own for a convolution of channels last.
 
     It has for all that pad no further than the kernel reaches, save for depthwise ones that are
-    dilated.
+    dilated. With channels first it has not, always. For few channels and rows of one window, it may
+    be wrong (oneDNN 3.7).
     """
+    if g.output_size[-1] == 1:
+        return False
     pads = zip(g.padding_low, _padding_high(g), g.reach, strict=True)
     if any(max(low, high) > reach for low, high, reach in pads):
         return False
@@ -61,18 +64,21 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     return max(sizes) <= LARGEST
 
 
-# The contractions, of float32.
+# The contractions, of float32 and channels last.
 
 
 def conv(
     x: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None = None
 ) -> jax.Array:
     """y, from x and w, and a bias to add."""
-    return _convolution(x, w, tuple(range(w.ndim)), geometry, bias)
+    g = geometry
+    if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
+        return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias)[:, 0]
+    return _convolution(x, w, tuple(range(w.ndim)), g, bias)
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """w, from x and y, of channels last and without groups, by a convolution that fits.
+    """w, from x and y without groups, by a convolution that fits.
 
     It is that of `exchanged_for_weight`: x is an image for each of its channels, the batch is what
     is summed over, and y is the kernel.
@@ -107,23 +113,12 @@ def _convolution(
     bias: jax.Array | None = None,
 ) -> jax.Array:
     """The axes of the kernel are those of its output channels, input channels, and space."""
-    if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
-        row = g.spatial_axes[0]
-        axes = [axis + (axis > 1) for axis in kernel_axes]
-        y = _convolution(
-            jnp.expand_dims(x, row),
-            w[:, :, None],
-            [*axes[:2], 2, *axes[2:]],
-            _with_two_axes(g),
-            bias,
-        )
-        return jnp.squeeze(y, row)
     low, high = g.padding_low, _padding_high(g)
     for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
         x = crop(x, axis, max(-before, 0), max(-after, 0))
     image = {
         "dims": x.ndim,
-        "data": {"batch_dim": 0, "feature_dim": g.channel_axis, "spatial_dims": g.spatial_axes},
+        "data": {"batch_dim": 0, "feature_dim": x.ndim - 1, "spatial_dims": g.spatial_axes},
     }
     out_axis, in_axis, *spatial_axes = kernel_axes
     config = {
@@ -148,8 +143,7 @@ def _convolution(
         "fusions": {"ops": [] if bias is None else ["BIAS"]},
         "feature_groups": g.groups,
     }
-    shape = [x.shape[0], *g.output_size]
-    shape.insert(g.channel_axis, w.shape[out_axis])
+    shape = (x.shape[0], *g.output_size, w.shape[out_axis])
     operands = (x, w) if bias is None else (x, w, bias)
     return _call("convolution", {"onednn_conv_config": config}, shape, *operands)
 
@@ -158,7 +152,7 @@ def _with_two_axes(g: Geometry) -> Geometry:
     """`g` of one axis, and an axis of one element before it."""
     return Geometry(
         (1, *g.input_size), (1, *g.kernel_size), (1, *g.output_size), (1, *g.stride),
-        (0, *g.padding_low), (1, *g.dilation), g.groups, g.channels_last,
+        (0, *g.padding_low), (1, *g.dilation), g.groups, channels_last=True,
     )  # fmt: skip
 
 
