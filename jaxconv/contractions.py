@@ -137,7 +137,7 @@ def _transpose_rule(contraction: Contraction, open_role: str, cotangent, a, b, *
 
 
 def _jvp_rule_with_bias(contraction: Contraction, primals, tangents, **params):
-    """Of the contraction, in each operand, and of the bias."""
+    """Of the contraction, in each operand, and of the bias: one of them changes, at least."""
     a, b, bias = primals
     result = contraction.with_bias.bind(a, b, bias, **params)
     change_of_a, change_of_b, change_of_bias = tangents
@@ -148,8 +148,6 @@ def _jvp_rule_with_bias(contraction: Contraction, primals, tangents, **params):
         changes.append(_contract(contraction, a, change_of_b, **params))
     if not isinstance(change_of_bias, ad.Zero):
         changes.append(lowerings.spread(change_of_bias, result, params["geometry"]))
-    if not changes:
-        return result, ad.Zero.from_primal_value(result)
     return result, functools.reduce(jnp.add, changes)
 
 

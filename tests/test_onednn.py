@@ -1,0 +1,205 @@
+"""What XLA:CPU leaves to oneDNN, and what it must not."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxconv
+from jaxconv.geometry import Geometry
+from jaxconv.lowerings import onednn, plans
+from jaxconv.lowerings.setting import Setting
+from tests import oracle
+
+CALL = "__onednn$"
+
+available = pytest.mark.skipif(
+    not onednn.is_available(), reason="this jaxlib, or this machine, has no oneDNN to call"
+)
+
+
+def _program(layer, *arrays):
+    return jax.jit(layer).lower(*arrays).as_text()
+
+
+def _arrays(x_shape, w_shape, bias_size):
+    rng = np.random.default_rng(0)
+    return [
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in (x_shape, w_shape, (bias_size,))
+    ]
+
+
+LAYERS = {
+    "dense": ("conv2d", (2, 20, 9, 11), (17, 20, 3, 2), {"padding": (1, 0)}),
+    "strided": ("conv2d", (2, 20, 13, 11), (17, 20, 4, 3), {"stride": (2, 3), "padding": (3, 1)}),
+    "dilated": ("conv2d", (2, 20, 13, 11), (17, 20, 3, 2), {"dilation": (2, 3)}),
+    "groups": ("conv2d", (2, 24, 9, 11), (12, 8, 3, 2), {"groups": 3}),
+    "depthwise": ("conv2d", (2, 33, 9, 11), (33, 1, 5, 4), {"groups": 33, "padding": 2}),
+    "1d": ("conv1d", (2, 20, 31), (17, 20, 4), {"padding": 2}),
+    "1d-depthwise": ("conv1d", (2, 20, 61), (20, 1, 31), {"groups": 20, "padding": 15}),
+    "3d": ("conv3d", (2, 16, 5, 6, 7), (17, 16, 2, 3, 3), {"padding": (1, 0, 1)}),
+    "transposed": ("conv_transpose2d", (2, 20, 9, 11), (20, 17, 3, 2), {"padding": (1, 0)}),
+    "transposed-groups": ("conv_transpose2d", (2, 24, 9, 11), (24, 5, 3, 2), {"groups": 3}),
+}
+
+
+@available
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_agree_with_torch(name, data_format):
+    """Values and all gradients, with a bias, which is added in the same call."""
+    function, x_shape, w_shape, kwargs = LAYERS[name]
+    transposed = "transpose" in function
+    channels = w_shape[1] * kwargs.get("groups", 1) if transposed else w_shape[0]
+    x, w, bias = _arrays(x_shape, w_shape, channels)
+    last = data_format == "channels_last"
+
+    def layer(x, w, bias):
+        x = jnp.moveaxis(x, 1, -1) if last else x
+        y = getattr(jaxconv, function)(x, w, bias, **kwargs, data_format=data_format)
+        return jnp.moveaxis(y, -1, 1) if last else y
+
+    assert f"{CALL}convolution" in _program(layer, x, w, bias)
+    y, vjp = jax.vjp(jax.jit(layer), x, w, bias)
+    cotangent = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    operands = [oracle.to_torch(array).double().requires_grad_() for array in (x, w, bias)]
+    expected = getattr(oracle.F, function)(*operands, **kwargs)
+    gradients = torch.autograd.grad(expected, operands, oracle.to_torch(cotangent).double())
+    for actual, exact in zip((y, *vjp(cotangent)), (expected, *gradients), strict=True):
+        oracle.assert_close(actual, exact.detach().numpy(), 2e-6)
+
+
+def test_the_probe_tells_right_from_wrong():
+    g = Geometry((5, 6), (2, 3), (4, 4), (1, 1), (0, 0), (1, 1), channels_last=True)
+    x, w, _ = _arrays((1, 5, 6, 2), (3, 2, 2, 3), 3)
+    expected = plans.DIRECT["output"](x, w, g)
+    oracle.assert_close(onednn._by_sums(np.asarray(x), np.asarray(w), g), expected, 1e-6)
+    wrong = onednn._by_sums(np.asarray(x), np.asarray(w)[:, :, ::-1], g)
+    assert not np.allclose(wrong, expected, atol=1e-3)
+
+
+DENSE = Geometry((9, 8), (3, 2), (9, 9), (1, 1), (1, 1), (1, 1), 1, channels_last=True)
+UNSAFE = {
+    "padding beyond the kernel": Geometry((9, 8), (3, 2), (13, 8), (1, 1), (4, 0), (1, 1), 1, True),
+    "low padding beyond it": Geometry((9, 8), (3, 2), (8, 11), (1, 1), (0, 2), (1, 1), 1, True),
+    "rows of one window": Geometry((9, 8), (3, 8), (7, 1), (1, 1), (0, 0), (1, 1), 1, True),
+    "depthwise, dilated": Geometry((9, 8), (3, 2), (5, 6), (1, 1), (0, 0), (2, 2), 16, True),
+}
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_what_is_not_safe_is_computed_otherwise(name):
+    assert onednn.fits(DENSE, 16, 16)
+    g = UNSAFE[name]
+    assert not onednn.fits(g, 16, 16)
+    x, w, _ = _arrays((2, *g.input_size, 16), (16, 16 // g.groups, *g.kernel_size), 1)
+    form = functools.partial(plans.carry_out, ("onednn",), "output", g=g)
+    assert CALL not in _program(form, x, w)
+    oracle.assert_close(jax.jit(form)(x, w), plans.DIRECT["output"](x, w, g), 1e-6)
+
+
+@available
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "complex64"])
+def test_it_is_for_float32_alone(dtype):
+    x, w, bias = (array.astype(dtype) for array in _arrays((2, 20, 9, 11), (17, 20, 3, 2), 17))
+    assert CALL not in _program(jaxconv.conv2d, x, w, bias)
+    assert not onednn.serves(Setting(jnp.dtype(dtype)))
+
+
+@available
+def test_results_of_another_dtype_are_not_its():
+    x, w, bias = _arrays((2, 20, 9, 11), (17, 20, 3, 2), 17)
+    wide = functools.partial(jaxconv.conv2d, preferred_element_type=jnp.float64)
+    assert CALL not in _program(wide, x, w, bias)
+    assert jax.jit(wide)(x, w, bias).dtype == jnp.float64
+
+
+@available
+def test_programs_that_are_kept_do_without(tmp_path):
+    """XLA could not write them down: neither export nor a compilation cache would work."""
+    x, w, bias = _arrays((2, 20, 9, 11), (17, 20, 3, 2), 17)
+    assert CALL in _program(jaxconv.conv2d, x, w, bias)
+    exported = jax.export.export(jax.jit(jaxconv.conv2d))(x, w, bias)
+    assert CALL not in exported.mlir_module()
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    assert _calls_in_a_new_process(environment) == "0"
+
+
+@available
+def test_a_variable_turns_it_off():
+    environment = {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    assert _calls_in_a_new_process(environment) == "1"
+    assert _calls_in_a_new_process(environment | {"JAXCONV_ONEDNN": "0"}) == "0"
+
+
+def _calls_in_a_new_process(environment):
+    program = f"""
+import jax, jax.numpy as jnp, jaxconv
+x, w = jnp.ones((2, 20, 9, 11)), jnp.ones((17, 20, 3, 2))
+print(jax.jit(jaxconv.conv2d).lower(x, w).as_text().count({CALL!r}))
+jax.jit(jaxconv.conv2d)(x, w)
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@available
+def test_layers_inside_loops_and_branches_call_it():
+    """Where XLA:CPU's own convolutions are many times as slow as outside."""
+    x, w, bias = _arrays((2, 20, 9, 11), (20, 20, 3, 3), 20)
+
+    def body(x, _):
+        return jnp.tanh(jaxconv.conv2d(x, w, bias, padding=1)), None
+
+    @jax.jit
+    def loop(x):
+        return jax.lax.scan(body, x, length=3)[0]
+
+    assert CALL in loop.lower(x).as_text()
+    expected = x
+    for _ in range(3):
+        expected, _ = body(expected, None)
+    chex.assert_trees_all_close(loop(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@available
+def test_many_at_a_time_do_not_wait_for_each_other():
+    """Independent calls of one program, which XLA may run at once, in threads that they share."""
+    x, w, bias = _arrays((2, 24, 15, 16), (24, 24, 3, 3), 24)
+
+    @jax.jit
+    def many(x):
+        return sum(jaxconv.conv2d(x * n, w, bias, padding=1) ** 2 for n in range(24))
+
+    first = many(x)
+    for _ in range(20):
+        chex.assert_trees_all_equal(many(x), first)
+
+
+@available
+@pytest.mark.parametrize("taps", [(1, 1), (3, 2), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_weight_gradients_equal_the_direct_form(taps, batch):
+    """One tap is a product, more are a convolution whose kernel is y."""
+    n = len(taps)
+    stride, dilation = ((1,) * n, (1,) * n) if taps == (1, 1) else ((2, 1, 1)[:n], (1, 2, 2)[:n])
+    size = tuple(3 * s + d * (k - 1) + 1 for s, d, k in zip(stride, dilation, taps, strict=True))
+    g = Geometry(size, taps, (4,) * n, stride, (0,) * n, dilation, channels_last=True)
+    rng = np.random.default_rng(0)
+    x, y = (
+        jnp.asarray(rng.normal(size=(batch, *size, channels)), jnp.float32)
+        for size, channels in ((g.input_size, 18), (g.output_size, 33))
+    )
+    form = functools.partial(plans.carry_out, ("onednn",), "weight", g=g)
+    assert _program(form, x, y).count(f"{CALL}{'matmul' if n * [1] == [*taps] else 'conv'}") == 1
+    oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
