@@ -187,19 +187,39 @@ def test_many_at_a_time_do_not_wait_for_each_other():
 
 
 @available
-@pytest.mark.parametrize("taps", [(1, 1), (3, 2), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("groups", [1, 19], ids=["dense", "depthwise"])
+@pytest.mark.parametrize("taps", [(1, 1), (3, 2), (2, 1, 3), (5,)], ids=str)
 @pytest.mark.parametrize("batch", [1, 5])
-def test_weight_gradients_equal_the_direct_form(taps, batch):
-    """One tap is a product, more are a convolution whose kernel is y."""
+def test_weight_gradients_equal_the_direct_form(taps, batch, groups):
+    """A convolution whose kernel is y; of a dense layer of one tap, a product."""
     n = len(taps)
-    stride, dilation = ((1,) * n, (1,) * n) if taps == (1, 1) else ((2, 1, 1)[:n], (1, 2, 2)[:n])
+    plain = groups > 1 or taps == (1, 1)
+    stride, dilation = ((1,) * n, (1,) * n) if plain else ((2, 1, 1)[:n], (1, 2, 2)[:n])
     size = tuple(3 * s + d * (k - 1) + 1 for s, d, k in zip(stride, dilation, taps, strict=True))
-    g = Geometry(size, taps, (4,) * n, stride, (0,) * n, dilation, channels_last=True)
+    g = Geometry(size, taps, (4,) * n, stride, (0,) * n, dilation, groups, channels_last=True)
     rng = np.random.default_rng(0)
     x, y = (
         jnp.asarray(rng.normal(size=(batch, *size, channels)), jnp.float32)
-        for size, channels in ((g.input_size, 18), (g.output_size, 33))
+        for size, channels in ((g.input_size, 19), (g.output_size, 33 if groups == 1 else 19))
     )
     form = functools.partial(plans.carry_out, ("onednn",), "weight", g=g)
-    assert _program(form, x, y).count(f"{CALL}{'matmul' if n * [1] == [*taps] else 'conv'}") == 1
+    call = "matmul" if groups == 1 and taps == (1, 1) else "convolution"
+    expected = 0 if call == "convolution" and taps[-1] == 1 else 1  # Rows of one window.
+    assert _program(form, x, y).count(f"{CALL}{call}") == expected
     oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
+
+
+@available
+def test_the_rules_leave_weight_gradients_to_it():
+    def gradient(function, x_shape, w_shape, **kwargs):
+        x, w, _ = _arrays(x_shape, w_shape, 1)
+        layer = functools.partial(getattr(jaxconv, function), **kwargs)
+        y = jax.eval_shape(layer, x, w)
+        vjp = jax.vjp(functools.partial(layer, x), w)[1]
+        return _program(lambda y: vjp(y)[0], jnp.ones(y.shape, y.dtype))
+
+    assert f"{CALL}matmul" in gradient("conv2d", (2, 40, 9, 8), (24, 40, 1, 1))
+    depthwise = gradient("conv2d", (2, 40, 9, 8), (40, 1, 3, 3), groups=40, padding=1)
+    assert f"{CALL}convolution" in depthwise
+    strided = gradient("conv2d", (2, 40, 9, 8), (40, 1, 3, 3), groups=40, padding=1, stride=2)
+    assert CALL not in strided

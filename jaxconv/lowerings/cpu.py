@@ -145,9 +145,11 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     plan = _choose(result, g, in_channels, out_channels, setting)
-    if result == "weight" and onednn.serves(setting) and _is_whole(plan, g):
-        return (*plan[:-1], "onednn")
-    return plan
+    if result != "weight" or not onednn.serves(setting):
+        return plan
+    if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):
+        return ("blocks", *(() if g.channels_last else ("last",)), "onednn")
+    return (*plan[:-1], "onednn") if _is_whole(plan, g) else plan
 
 
 def _is_whole(plan: Plan, g: Geometry) -> bool:

@@ -78,24 +78,44 @@ def conv(
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """w, from x and y without groups, by a convolution that fits.
-
-    It is that of `exchanged_for_weight`: x is an image for each of its channels, the batch is what
-    is summed over, and y is the kernel.
-    """
-    n = geometry.num_spatial_dims
-    images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
+    """w, from x and y without groups or depthwise, by the convolution of `for_weight`."""
+    g = geometry
+    n, batch = g.num_spatial_dims, x.shape[0]
+    if n == 1:
+        return conv_weight(x[:, None], y[:, None], _with_two_axes(g))[:, :, 0]
     kernel_axes = (n + 1, 0, *range(1, n + 1))
-    w = _convolution(images, y, kernel_axes, exchanged_for_weight(geometry))
-    return w.transpose(n + 1, 0, *range(1, n + 1))
+    if g.groups == 1:
+        images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
+        w = _convolution(images, y, kernel_axes, for_weight(g, batch))
+        return w.transpose(n + 1, 0, *range(1, n + 1))
+    image, kernel = (
+        lax.optimization_barrier(jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1))
+        for array in (x, y)
+    )
+    w = _convolution(image, kernel, kernel_axes, for_weight(g, batch))
+    w = w.reshape(*g.kernel_size, batch, g.groups).sum(-2)
+    return jnp.moveaxis(w, -1, 0)[:, None]
 
 
-def exchanged_for_weight(g: Geometry) -> Geometry:
-    """Of the convolution over x that gives w, with y for its kernel."""
+def for_weight(g: Geometry, batch: int) -> Geometry:
+    """Of the convolution over x that gives w, with y for its kernel.
+
+    Without groups, each channel of x is an image, whose channels are the batch. For a depthwise
+    layer, all channels of all images are those of one; what they give is added up.
+    """
     return Geometry(
         g.input_size, g.output_size, g.kernel_size, g.dilation, g.padding_low, g.stride,
-        channels_last=True,
+        groups=g.groups * batch if g.groups > 1 else 1, channels_last=True,
     )  # fmt: skip
+
+
+def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) -> bool:
+    """As `fits`, for `conv_weight`."""
+    if g.groups == 1:
+        return fits(for_weight(g, batch), batch, out_channels)
+    channels = batch * g.groups
+    depthwise = g.groups == in_channels == out_channels
+    return depthwise and fits(for_weight(g, batch), channels, channels)
 
 
 def weight_by_matrices(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -382,13 +382,11 @@ def _compute_onednn(result: str, a, b, g: Geometry, options) -> jax.Array:
     if dtypes == {jnp.dtype(jnp.float32)} and g.channels_last:
         if result == "output" and onednn.fits(g, a.shape[-1], b.shape[0]):
             return onednn.conv(a, b, g, bias)
-        if result == "weight" and g.groups == 1:
-            if products.fits(g):
-                w = onednn.weight_by_matrices(a, b)
-                return w.reshape(*w.shape, *g.kernel_size)
-            exchanged = onednn.exchanged_for_weight(g)
-            if g.num_spatial_dims > 1 and onednn.fits(exchanged, a.shape[0], b.shape[-1]):
-                return onednn.conv_weight(a, b, g)
+        if result == "weight" and g.groups == 1 and products.fits(g):
+            w = onednn.weight_by_matrices(a, b)
+            return w.reshape(*w.shape, *g.kernel_size)
+        if result == "weight" and onednn.fits_weight(g, a.shape[0], a.shape[-1], b.shape[-1]):
+            return onednn.conv_weight(a, b, g)
     y = _compute_direct(result, a, b, g, _of_lax(options))
     return add_bias(y, bias, geometry=g)
 
