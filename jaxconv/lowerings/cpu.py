@@ -1,198 +1,50 @@
-"""Which plan XLA:CPU runs fastest, by shape. The measurements are in `benchmarks/NOTES.md`.
+"""Which plan is fastest on a CPU, by shape. The measurements are in `benchmarks/NOTES.md`.
 
-XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes. Neither takes
-groups; all else is a naive loop, and so is any convolution inside a loop. So groups are taken
-apart, three axes become two, strides of transposed convolutions become phases (which saves
-multiplying zeros), and few channels per group become plain arithmetic across the groups, or along
-the rows of an image.
+Where oneDNN can be called, convolutions are left to it. XLA:CPU keeps what is plain arithmetic or
+one matrix product, strided transposed convolutions, for which XLA can only be asked for their
+phases, and weight gradients that are sums of products.
 """
 
 import math
 
-import jax
-
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import onednn
-from jaxconv.lowerings.plans import (
-    CHANNEL_TILE,
-    STACKED_PLANES,
-    Plan,
-    divides,
-    fits_winograd,
-    is_patchify,
-)
+from jaxconv.lowerings import onednn, xla_cpu
+from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
-
-FEW_CHANNELS = 16
-"""Products of a group's channel counts up to this are too small for a matrix product."""
-
-FEW_GROUPS = 32
-"""Groups up to this many are taken apart one by one, and twice as many where an image results."""
-
-SOME_GROUPS = 8
-"""As many take long to compile where each takes several products or convolutions."""
-
-MANY_CHANNELS = 128
-"""Channels from which a matrix product keeps all cores busy even for a whole batch of images."""
-
-FEW_TAPS = 64
-"""Kernels up to this many taps are taken apart tap by tap."""
-
-SMALL_KERNEL = 9
-"""Up to this many taps, matrix products beat the convolution's gradient."""
-
-SHORT_ROW = 8
-"""Rows of an image that fill no vector are shorter."""
-
-FEW_GATHERS = 16
-"""Up to this many taps, a depthwise image is not copied for its padding, but gathered,"""
-
-MANY_GATHERED = 32
-"""if so many channels share each look into the tables; half as many, if that saves phases."""
-
-FEW_PRODUCTS = 36
-"""Up to so many products to an element, of all channels and taps, a convolution is not worth it,"""
-
-FEW_PRODUCTS_IN_ALL = 700
-"""up to so many to all channels of an element,"""
-
-FEWER_PRODUCTS_IN_ALL = 300
-"""of which more are better one matrix product, where x has several channels."""
-
-FEW_ELEMENTS = 1 << 22
-"""Copies of an image, one for each tap, of up to this many elements stay in the cache."""
-
-FEW_COPIES = 4
-"""Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
-
-SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
-"""As `STACKED_PLANES`, with a sum over depth taps."""
-
-ROWS_OF_TAPS = ("taps_to_channels:0", "axis_to_batch", "direct")
-"""Two axes as one, with taps of rows as channels."""
-
-SUM_OF_ROWS = ("sum_over_taps:0", "axis_to_batch", "direct")
-"""Two axes as one, with a sum over rows of taps."""
-
-PRODUCTS_OF_ROWS = 16
-"""That pays from so many products on, of channels, to an element of x or y that is copied or added
-up: from twice as many where a convolution keeps all cores busy, and for large images,"""
-
-SUMMED_ROWS = 3
-"""and sums of no more rows than that."""
-
-COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
-"""A matrix product for each row of taps."""
-
-MANY_ROWS = 64
-"""Sums of rows take up to this many times as much memory as an image, with a row for each tap."""
-
-SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
-"""Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
-in tiles of 4096 numbers or so. One tile keeps one core busy."""
-
-COPIES_UNPADDED_WINDOWS = jax.__version_info__ < (0, 11)
-"""Whether XLA:CPU copies all windows of a convolution over two axes that has no padding. Then one
-column of zeros, and of results to drop, makes it faster,"""
-
-MANY_COPIES = 1 << 14
-"""if an image's windows have so many elements."""
-
-SLOW_IF_ODD = (*range(17, 33), *range(65, 81))
-"""Channels of a result for which the same versions take up to ten times as long if the operand's
-channels are odd, as three are."""
-
-FEW_COLUMNS = 6144
-"""Columns times channels that leave a core idle, so that images are laid side by side,"""
-
-MANY_TILES = 256
-"""unless there are so many channels, which are divided themselves,"""
-
-MANY_PRODUCTS = 288
-"""or fewer products than that to a result, which are done before the other core has begun."""
-
-SOME_PADDING = 1 / 5
-"""Padding over an image, of many channels, from which a product for each tap takes less time,"""
-
-MOSTLY_PADDING = 1 / 3
-"""from which dilated taps of fewer are taken apart, each for the windows that it meets,"""
-
-NOTHING_BUT_PADDING = 2 / 3
-"""and from which along both axes."""
-
-PRODUCTS_SAVED = 20 if SPLITS_COLUMNS_ONLY else 96
-"""Winograd's algorithm pays from so many products on, of channels, to an element of x or y that it
-adds to others: fewer where a convolution leaves cores idle."""
-
-PRODUCTS_SAVED_FOR_WEIGHT = 12
-"""The same for a weight,"""
-
-MANY_POSITIONS = 128
-"""and for all with at least so many positions in an image, for it transforms weights as well,"""
-
-WASTED_POSITIONS = 1.25
-"""filled up to pairs, though not to many more,"""
-
-LARGE_IMAGE = 5 << 18
-"""and at most so many elements, in and out, twice as many for a weight: all that it makes of them
-should stay in the cache."""
-
-VECTOR = 16
-"""A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
 
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
-    plan = _choose(result, g, in_channels, out_channels, setting)
-    if result != "weight" or not onednn.serves(setting):
+    plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
+    if not onednn.serves(setting):
         return plan
+    if result == "weight":
+        return _weight(plan, g, in_channels, out_channels)
+    if not _leave_to_onednn(result, g, in_channels, out_channels):
+        return plan
+    exchange = ("exchange",) if result == "input" else ()
+    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, "onednn")
+
+
+def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan:
+    """XLA's plan, but with oneDNN for sums of rows, and for what is not itself a sum of products.
+    Those XLA computes from parts of an image, of which oneDNN would need copies."""
     if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):
         return ("blocks", *(() if g.channels_last else ("last",)), "onednn")
-    return (*plan[:-1], "onednn") if _is_whole(plan, g) else plan
-
-
-def _is_whole(plan: Plan, g: Geometry) -> bool:
-    """Whether a weight gradient is one convolution or one product, not a sum of products. Those XLA
-    computes from parts of an image, of which oneDNN would need copies."""
     if plan[-1] not in ("direct", "matrix_product"):
-        return False
-    if g.taps == 1:
-        return True
+        return plan
     parts = {"sum_over_taps", "sum_over_met_taps", "taps_to_channels:-1"}
-    return g.num_spatial_dims > 1 and not parts & {*plan}
+    whole = g.taps == 1 or (g.num_spatial_dims > 1 and not parts & {*plan})
+    return (*plan[:-1], "onednn") if whole else plan
 
 
-def _choose(
-    result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
-) -> Plan:
-    """The plan for the contraction giving `result`, of x with `in_channels` and y with
-    `out_channels`."""
-    one_device = setting.one_device
-    layout = () if g.channels_last else ("last",)
-    moved = () if g.channels_last else ("last_in_memory",) if one_device else ("last",)
+def _leave_to_onednn(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:
+    """Whether it has fast code for a contraction giving y or x, and XLA:CPU none that is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
-    few = _few_products(result, g, c, o, one_device, moved) if g.groups == 1 else None
-    if onednn.serves(setting) and _leave_to_onednn(result, g, c, o, bool(few)):
-        return (*moved, *(("exchange",) if result == "input" else ()), "onednn")
-    if g.groups == 1 and _lies_in_padding(g, c, o):
-        return moved + _by_met_taps(result, g)
-    if g.groups == 1:
-        return few or layout + _dense(result, g, c, o, one_device)
-    if result == "weight":
-        return _grouped_weight(g, c, o, one_device, layout)
-    if c * o <= FEW_CHANNELS:
-        return _few_per_group(result, g, c, o, one_device, moved)
-    if g.groups <= 2 * FEW_GROUPS:
-        return (*layout, "groups", *_dense(result, g, c, o, one_device))
-    if g.taps <= FEW_TAPS:
-        return (*layout, "phases", "sum_over_taps", "direct")
-    return (*layout, "phases", *STACKED_PLANES, "direct")
-
-
-def _leave_to_onednn(result: str, g: Geometry, c: int, o: int, few_products: bool) -> bool:
-    """Whether it has fast code for a contraction, and XLA:CPU none that is as fast."""
-    if result == "weight" or few_products or g.taps == 1 or math.prod(g.output_size) == 1:
+    if g.taps == 1 or math.prod(g.output_size) == 1:
+        return False
+    if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
         return False
     if result == "input":
         if set(g.stride) != {1}:
@@ -200,351 +52,13 @@ def _leave_to_onednn(result: str, g: Geometry, c: int, o: int, few_products: boo
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
         return False
-    if g.groups > 1 and c * o <= FEW_CHANNELS:
-        return _onednn_is_fast_at_few(g, c, o)
-    return True
+    few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
+    return not few or _is_fast_at_few(g, c, o)
 
 
-def _onednn_is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
-    """Faster than multiply-adds, for few channels to a group."""
-    along_rows = _fits_rows(g) and not g.channels_last
+def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
+    """Whether oneDNN is faster than multiply-adds, for few channels to a group."""
+    along_rows = xla_cpu.fits_rows(g) and not g.channels_last
     if c * o == 1:
-        return g.taps > (FEW_GATHERS if along_rows else SMALL_KERNEL - 1)
-    return g.taps * c > FEW_TAPS or (min(c, o) >= 4 and not along_rows)
-
-
-def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
-    blocks = ("blocks",) if one_device else ()
-    few = c * o <= FEW_CHANNELS
-    if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-        return ("blocks", *layout, "fit", "rows")
-    if few and (c * o == 1 or g.groups > FEW_GROUPS):
-        return (*blocks, *layout, "fit", "taps")
-    some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
-    rows_of_taps = g.taps // g.kernel_size[-1]
-    if (some_narrow or g.groups > FEW_GROUPS) and rows_of_taps <= FEW_TAPS:
-        # As products of all groups at once.
-        return (*blocks, *layout, "phases", "taps_to_channels:-1", "sum_over_taps", "direct")
-    if g.groups <= FEW_GROUPS:
-        return (*layout, "groups", *_dense("weight", g, c, o, one_device))
-    return (*layout, "phases", *STACKED_PLANES, "direct")
-
-
-def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
-    """Multiply-adds over whole images. Rows of an image are the better vectors, if they are long
-    enough: a weight is one number for all of a row. But to bring them there takes as long."""
-    phases = ("phases",) if result == "input" else ()
-    by_rows = _fits_rows(g) and g.taps * (c if result == "output" else o) <= FEW_TAPS
-    strided = set(g.stride) != {1}
-    if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
-        return (*phases, "fit", "taps")
-    if g.channels_last and by_rows and not strided and min(c, o) > 1 and one_device:
-        return ("first", "fit", "taps")
-    if c * o == 1 and one_device and _gathers_pay(result, g):
-        return (*moved, "gathers")
-    return (*moved, *phases, "fit", "taps_in_steps")
-
-
-def _few_products(
-    result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan
-) -> Plan | None:
-    """Without groups: multiply-adds likewise, where an element of the result takes few, and one
-    product, where an element of the operand takes part in few."""
-    if result == "weight" or g.taps == 1 or is_patchify(g):
-        return None
-    form = _few_to_output if result == "output" else _few_to_input
-    return form(g, c, o, one_device, moved)
-
-
-def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
-    in_all = c * o * g.taps
-    if in_all > FEW_PRODUCTS_IN_ALL and (c > 1 or o > CHANNEL_TILE):
-        return None
-    product_pays = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
-    if product_pays and g.num_spatial_dims < 3 and one_device:
-        by_product = ("blocks", *moved, "fit", "taps_to_channels", "direct")
-        return _along_moved_rows(g, c, o, one_device) or by_product
-    return _multiply_adds(g, c, o, one_device, moved)
-
-
-def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
-    if g.num_spatial_dims == 3:
-        return None
-    if c * o * g.taps <= FEW_PRODUCTS_IN_ALL and set(g.stride) == {1}:
-        arithmetic = _multiply_adds(g, o, c, one_device, moved)
-        if arithmetic:
-            return arithmetic
-    by_product = (*moved, "taps_to_channels", "direct")
-    return by_product if c * g.taps <= FEW_PRODUCTS else None
-
-
-def _multiply_adds(
-    g: Geometry, summed: int, channels: int, one_device: bool, moved: Plan
-) -> Plan | None:
-    """For a result of `channels`, if each is a sum over few taps of `summed` others."""
-    if summed * g.taps > FEW_PRODUCTS:
-        return _along_moved_rows(g, summed, channels, one_device)
-    along_rows = _fits_rows(g) and not g.channels_last
-    return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
-
-
-def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool) -> Plan | None:
-    """Multiply-adds along rows, for which the channels make way."""
-    may_move = _fits_rows(g) and channels <= SHORT_ROW and set(g.stride) == {1} and one_device
-    return ("first", "fit", "taps") if may_move and summed * g.taps <= FEW_TAPS else None
-
-
-def _fits_rows(g: Geometry) -> bool:
-    return min(g.input_size[-1], g.output_size[-1]) >= SHORT_ROW
-
-
-def _gathers_pay(result: str, g: Geometry) -> bool:
-    """Whether for a depthwise layer, a padded copy of the image, one for each phase of a stride,
-    takes longer than a look into tables for each tap and place."""
-    strided = set(g.stride) != {1}
-    if strided and result == "output":
-        return g.groups >= MANY_GATHERED // 2 and g.taps <= FEW_TAPS
-    return g.groups >= MANY_GATHERED and g.taps <= (SMALL_KERNEL if strided else FEW_GATHERS)
-
-
-def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    winograd = ("winograd_if_finite",) if one_device and _winograd_pays(result, g, c, o) else ()
-    return (*winograd, *_dense_by_taps(result, g, c, o, one_device))
-
-
-def _winograd_pays(result: str, g: Geometry, c: int, o: int) -> bool:
-    """Whether Winograd's algorithm saves more than its sums and copies cost: of x and y, it makes
-    four times as much, of w twice."""
-    axes = range(g.num_spatial_dims)
-    if g.num_spatial_dims != 2 or g.groups > 1 or not all(fits_winograd(g, n) for n in axes):
-        return False
-    positions = math.prod(g.output_size)
-    pairs = zip(g.output_size, g.dilation, strict=True)
-    computed = math.prod(-(-size // (2 * d)) * 2 * d for size, d in pairs)
-    saved, most = PRODUCTS_SAVED, LARGE_IMAGE
-    if result == "weight":
-        saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 2 * LARGE_IMAGE
-    pays = c * o >= saved * (c + o) and _elements(g, c, o) <= most
-    fits = MANY_POSITIONS <= computed <= WASTED_POSITIONS * positions
-    return pays and fits
-
-
-def _elements(g: Geometry, c: int, o: int) -> int:
-    """Of an image, in x and y."""
-    return c * math.prod(g.input_size) + o * math.prod(g.output_size)
-
-
-def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
-        return ("taps_to_channels", "direct")  # One window, or single elements: a product.
-    if result == "weight":
-        form = _narrow_weight if 2 * o <= c and g.taps > 1 else _wide_weight
-        return form(g, c, o, one_device)
-    if _covers_image(result, g) or _saves_products(g, c, o):
-        return _by_products(g, c, o)
-    if g.num_spatial_dims == 3:
-        return _dense_3d(result, g, c, o, one_device)
-    convolution = _convolution(result, g, c, o, one_device)
-    if result == "output":
-        return _dense_output(g, c, convolution)
-    return _dense_input(g, c, convolution)
-
-
-def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    """A convolution by XLA giving y, or x if of stride 1, with all its cores at work."""
-    padded = ("extend_output",) if _copies_windows(result, g, c) and one_device else ()
-    if g.groups > SOME_GROUPS:
-        return (*padded, "direct")
-    if result == "output":
-        operand_channels, channels, columns = c, o, g.output_size[-1]
-    else:
-        operand_channels, channels, columns = o, c, g.input_size[-1]
-    filled = ("fill_channels",) if 0 < -channels % CHANNEL_TILE < VECTOR else ()
-    if not SPLITS_COLUMNS_ONLY:
-        return (*filled, "direct")
-    if operand_channels % 2 and channels in SLOW_IF_ODD:
-        filled = ("fill_operand",)
-    few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
-    few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
-    # Of three axes, an output's depth taps are channels by now; an input's are yet to be summed.
-    taps = g.taps if result == "input" else math.prod(g.kernel_size[-2:])
-    many = operand_channels * taps >= MANY_PRODUCTS
-    if one_device and g.num_spatial_dims == 2:
-        rows = _by_rows(result, g, c, o, few, many)
-        if rows:
-            return (*filled, *rows) if result == "output" else rows
-    wide = ("batch_to_last_axis",) if few and many and one_device else ()
-    return (*filled, *(wide or padded), "direct")
-
-
-def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) -> Plan | None:
-    """A convolution over two axes by ones over the last, if that pays, where `few` columns leave a
-    core idle, and `many` products make that matter."""
-    idle = few and _elements(g, c, o) <= LARGE_IMAGE // 2
-    pays = c * o >= (1 if idle else 2) * PRODUCTS_OF_ROWS * (c + o)
-    if result == "input" and (pays or (idle and many)):
-        return ROWS_OF_TAPS
-    if result == "output" and pays and g.kernel_size[0] <= SUMMED_ROWS and g.kernel_size[-1] > 1:
-        return SUM_OF_ROWS
-    return None
-
-
-def _copies_windows(result: str, g: Geometry, c: int) -> bool:
-    """Whether a convolution, being without padding, would copy windows that overlap before it
-    computes."""
-    if not COPIES_UNPADDED_WINDOWS or result != "output" or g.num_spatial_dims == 1:
-        return False
-    taps = math.prod(g.kernel_size[-2:])
-    copies = c * taps * math.prod(g.output_size[-2:])
-    return taps > math.prod(g.stride[-2:]) and copies >= MANY_COPIES
-
-
-def _lies_in_padding(g: Geometry, c: int, o: int) -> bool:
-    """Whether a kernel, being dilated far, meets much padding, and has enough channels to be taken
-    apart."""
-    if g.num_spatial_dims != 2 or set(g.stride) != {1} or 1 in g.dilation or g.taps > FEW_TAPS:
-        return False
-    return _padding_over_image(g) >= MOSTLY_PADDING and min(c, o) >= FEW_CHANNELS
-
-
-def _padding_over_image(g: Geometry) -> float:
-    """Along the axis that has less."""
-    axes = zip(g.padding_low, g.padding_high, g.input_size, strict=True)
-    return min((low + high) / i for low, high, i in axes)
-
-
-def _by_met_taps(result: str, g: Geometry) -> Plan:
-    if result == "weight":
-        return ("sum_over_met_taps", "matrix_product")
-    if _padding_over_image(g) < NOTHING_BUT_PADDING:
-        return ("sum_over_met_taps:0", "axis_to_batch", "direct")
-    return ("sum_over_met_taps", "direct")
-
-
-def _covers_image(result: str, g: Geometry) -> bool:
-    """Whether the kernel is larger than the image that it moves over. XLA makes the image the
-    kernel then, and computes that up to a hundred times as slowly."""
-    image, kernel = g.input_size, g.kernel_size
-    if result == "input":  # By then, the stride has divided the kernel.
-        image, kernel = g.output_size, [-(-k // s) for k, s in zip(kernel, g.stride, strict=True)]
-    return math.prod(kernel[-2:]) > math.prod(image[-2:])
-
-
-def _saves_products(g: Geometry, c: int, o: int) -> bool:
-    """Whether products as large as a convolution can be had without those with padding."""
-    large = g.num_spatial_dims == 2 and min(c, o) >= MANY_TILES and 1 < g.taps <= FEW_TAPS
-    return large and _padding_over_image(g) >= SOME_PADDING
-
-
-def _by_products(g: Geometry, c: int, o: int) -> Plan:
-    """A matrix product for each tap, of the windows that meet something there, or one of copies."""
-    if min(c, o) >= MANY_CHANNELS and g.taps <= FEW_TAPS:
-        return ("sum_over_met_taps", "direct")
-    if g.num_spatial_dims == 1 or g.taps * c * math.prod(g.output_size) <= FEW_ELEMENTS:
-        return ("taps_to_channels", "direct")
-    return ("sum_over_met_taps:0", "taps_to_channels", "direct")
-
-
-def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    """Two axes at a time: depth taps as channels, or where that takes too many copies, a sum over
-    them."""
-    if is_patchify(g):
-        return ("stride_to_channels", "direct")
-    depth = g.kernel_size[0]
-    if result == "input" and set(g.stride) != {1}:
-        planes = SUMMED_PLANES if depth > SMALL_KERNEL else STACKED_PLANES
-        return (*planes, *_strided_input(g, first=1))
-    if c >= FEW_CHANNELS and depth > FEW_COPIES:
-        return (*SUMMED_PLANES, *_convolution(result, g, c, o, one_device))
-    return (*STACKED_PLANES, *_convolution(result, g, c * depth, o, one_device))
-
-
-def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
-    run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
-    if run < 32 and is_patchify(g):
-        return ("stride_to_channels", "direct")
-    return convolution
-
-
-def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
-    if set(g.stride) == {1}:
-        return convolution
-    if c == 1:
-        return ("direct",)
-    if c < 8 and not divides(g):
-        return ("phases", "taps_to_channels", "direct")
-    return _strided_input(g)
-
-
-def _strided_input(g: Geometry, first: int = 0) -> Plan:
-    """A transposed convolution over the axes from `first` on, one or two."""
-    if divides(g, first):
-        return ("stride_to_channels", "direct")
-    return ("direct",) if g.groups > SOME_GROUPS else ("phases", "direct")
-
-
-def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    """With fewer channels in y than in x, so that copies had better be made of y."""
-    strided = set(g.stride) != {1}
-    if strided and (g.num_spatial_dims < 3 or o >= FEW_CHANNELS or divides(g)):
-        return _wide_weight(g, c, o, one_device)
-    planes = STACKED_PLANES if g.num_spatial_dims == 3 else ()
-    blocks = ("blocks",) if one_device else ()
-    if strided:
-        return (*blocks, "phases", "exchange", *planes, *COLUMNS_OF_TAPS)
-    plan = (*planes, "direct") if planes else _dense_weight(g.exchanged(), o, c, one_device)
-    if plan[-1] == "direct" and _is_kernel_larger(g.exchanged()):
-        plan = (*blocks, *planes, *COLUMNS_OF_TAPS)
-    return ("exchange", *plan)
-
-
-def _is_kernel_larger(g: Geometry) -> bool:
-    """Whether y, which is the kernel in a convolution over x giving w, is larger than x."""
-    return math.prod(g.output_size[-2:]) > math.prod(g.input_size[-2:])
-
-
-def _wide_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    if g.num_spatial_dims == 3:
-        return _weight_3d(g, c)
-    return _dense_weight(g, c, o, one_device)
-
-
-def _weight_3d(g: Geometry, c: int) -> Plan:
-    if is_patchify(g):
-        return ("stride_to_channels", "direct")
-    if set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
-        return ("phases", "sum_over_taps", "direct")
-    planes = SUMMED_PLANES if c >= FEW_CHANNELS else STACKED_PLANES
-    return (*planes, *_weight_convolution(g))
-
-
-def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    """Matrix products, of columns of taps as channels where a single tap makes them too narrow."""
-    if g.taps == 1:
-        return ("sum_over_taps", "matrix_product")
-    blocks = ("blocks",) if one_device and g.num_spatial_dims > 1 else ()
-    if set(g.stride) != {1} and divides(g):
-        return (*blocks, "stride_to_channels", *COLUMNS_OF_TAPS)
-    if g.num_spatial_dims == 1 or g.taps > FEW_TAPS:
-        return _weight_convolution(g)
-    if set(g.stride) != {1} and c >= FEW_CHANNELS:
-        return ("phases", "sum_over_taps", "direct")
-    if min(c, o) >= MANY_CHANNELS:
-        return ("sum_over_taps", "direct")
-    if max(c, o) <= FEW_CHANNELS:
-        return _weight_convolution(g)
-    if not one_device or (set(g.stride) == {1} and g.taps > SMALL_KERNEL):
-        return _weight_convolution(g)
-    if max(c, o) >= MANY_CHANNELS:
-        return ("blocks", "sum_over_taps", "direct")
-    if g.groups > 1:
-        return ("blocks", "sum_over_taps", "matrix_product")
-    # Padding beforehand pays as long as all copies of an image are small.
-    fit = ("fit",) if g.taps * c * math.prod(g.input_size) <= FEW_ELEMENTS else ()
-    return ("blocks", *fit, *COLUMNS_OF_TAPS)
-
-
-def _weight_convolution(g: Geometry) -> Plan:
-    """A convolution by XLA of x, with y for its kernel, or the other way round."""
-    exchange = set(g.stride[-2:]) == {1} and _is_kernel_larger(g)
-    return ("exchange", "direct") if exchange else ("direct",)
+        return g.taps > (xla_cpu.FEW_GATHERS if along_rows else xla_cpu.SMALL_KERNEL - 1)
+    return g.taps * c > xla_cpu.FEW_TAPS or (min(c, o) >= 4 and not along_rows)
