@@ -12,10 +12,6 @@ from jaxconv.lowerings import onednn, xla_cpu
 from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
 
-HALF_PADDING = 1 / 2
-"""From so much padding over an image on, a product for each tap of many channels, for what meets
-it, takes less time than oneDNN: that rearranges the weights first."""
-
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
@@ -48,15 +44,14 @@ def _leave_to_onednn(result: str, g: Geometry, in_channels: int, out_channels: i
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.taps == 1 or math.prod(g.output_size) == 1:
         return False
-    if xla_cpu.saves_products(g, c, o, HALF_PADDING):
-        return False
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
         return False
     if result == "input":
         if set(g.stride) != {1}:
             return False
         g, c, o = g.exchanged(), o, c
-    if not onednn.fits(g, c * g.groups, o * g.groups):
+    most = onednn.MOST_SUMMED[g.num_spatial_dims]
+    if c > most or not onednn.fits(g, c * g.groups, o * g.groups):
         return False
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
     return not few or _is_fast_at_few(g, c, o)

@@ -13,7 +13,9 @@ as XLA:CPU at groups, and at any convolution in a loop.
 The environment variable `JAXCONV_ONEDNN=0` turns all of it off.
 """
 
+import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -38,6 +40,14 @@ UNTRIED = (0, 13)
 
 LARGEST = 2**31 - 1
 """Elements of an image, and of a batch of them, that a C int can number."""
+
+STRIPS = {2: 3, 3: 5}
+"""By axes, parts of an image over which a weight gradient of a depthwise layer is summed: oneDNN
+adds up one by one what torch adds up in parts, and rounding grows with the square root of that."""
+
+MOST_SUMMED = {1: 64, 2: 64, 3: 48}
+"""By axes, channels that a convolution may sum over. Of channels last, oneDNN adds up all one by
+one; of the channels first that torch gives it, parts of 16. So this is twice torch's rounding."""
 
 
 def serves(setting: Setting) -> bool:
@@ -92,9 +102,41 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
         lax.optimization_barrier(jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1))
         for array in (x, y)
     )
-    w = _convolution(image, kernel, kernel_axes, for_weight(g, batch))
+    axis, strips = _strips(g, batch)
+    kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
+    w = sum(
+        _convolution(image, kernel, kernel_axes, for_weight(part, batch))
+        for kernel, part in zip(kernels, strips, strict=True)
+    )
     w = w.reshape(*g.kernel_size, batch, g.groups).sum(-2)
     return jnp.moveaxis(w, -1, 0)[:, None]
+
+
+def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
+    """y in parts along its longest axis, for each of which oneDNN has code."""
+    o = g.output_size
+    axis = o.index(max(o))
+    channels = g.groups * batch
+
+    def parts(count: int) -> list[Geometry]:
+        ends = [o[axis] * n // count for n in range(count + 1)]
+        return [
+            dataclasses.replace(
+                g,
+                output_size=(*o[:axis], stop - start, *o[axis + 1 :]),
+                padding_low=(
+                    *g.padding_low[:axis],
+                    g.padding_low[axis] - start * g.stride[axis],
+                    *g.padding_low[axis + 1 :],
+                ),
+            )
+            for start, stop in itertools.pairwise(ends)
+        ]
+
+    for count in range(min(STRIPS[len(o)], o[axis]), 1, -1):
+        if all(fits(for_weight(part, batch), channels, channels) for part in parts(count)):
+            return axis, parts(count)
+    return axis, [g]
 
 
 def for_weight(g: Geometry, batch: int) -> Geometry:

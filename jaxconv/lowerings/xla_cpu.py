@@ -295,7 +295,7 @@ def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -
     if result == "weight":
         form = _narrow_weight if 2 * o <= c and g.taps > 1 else _wide_weight
         return form(g, c, o, one_device)
-    if _covers_image(result, g) or saves_products(g, c, o):
+    if _covers_image(result, g) or _saves_products(g, c, o):
         return _by_products(g, c, o)
     if g.num_spatial_dims == 3:
         return _dense_3d(result, g, c, o, one_device)
@@ -385,10 +385,10 @@ def _covers_image(result: str, g: Geometry) -> bool:
     return math.prod(kernel[-2:]) > math.prod(image[-2:])
 
 
-def saves_products(g: Geometry, c: int, o: int, padding: float = SOME_PADDING) -> bool:
+def _saves_products(g: Geometry, c: int, o: int) -> bool:
     """Whether products as large as a convolution can be had without those with padding."""
     large = g.num_spatial_dims == 2 and min(c, o) >= MANY_TILES and 1 < g.taps <= FEW_TAPS
-    return large and _padding_over_image(g) >= padding
+    return large and _padding_over_image(g) >= SOME_PADDING
 
 
 def _by_products(g: Geometry, c: int, o: int) -> Plan:
