@@ -104,11 +104,11 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     )
     axis, strips = _strips(g, batch)
     kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
-    w = sum(
+    sums = [
         _convolution(image, kernel, kernel_axes, for_weight(part, batch))
         for kernel, part in zip(kernels, strips, strict=True)
-    )
-    w = w.reshape(*g.kernel_size, batch, g.groups).sum(-2)
+    ]
+    w = functools.reduce(jnp.add, sums).reshape(*g.kernel_size, batch, g.groups).sum(-2)
     return jnp.moveaxis(w, -1, 0)[:, None]
 
 
