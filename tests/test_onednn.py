@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import subprocess
 import sys
 
@@ -75,6 +76,18 @@ def test_layers_agree_with_torch(name, data_format):
     gradients = torch.autograd.grad(expected, operands, oracle.to_torch(cotangent).double())
     for actual, exact in zip((y, *vjp(cotangent)), (expected, *gradients), strict=True):
         oracle.assert_close(actual, exact.detach().numpy(), 2e-6)
+
+
+@pytest.mark.skipif(
+    platform.system() != "Linux"
+    or not onednn._has_avx2()
+    or jax.__version_info__ >= onednn.UNTRIED
+    or os.environ.get("JAXCONV_ONEDNN") == "0",
+    reason="it is not to be called here",
+)
+def test_the_calls_can_be_made():
+    """Else all the tests here that need it would be skipped, and nobody would know."""
+    assert onednn.is_available()
 
 
 def test_the_probe_tells_right_from_wrong():

@@ -44,7 +44,7 @@ def _same(array: jax.Array) -> Pieces:
     return [array]
 
 
-def _replace_axis(g: Geometry, axis: int, **values: int) -> Geometry:
+def replace_axis(g: Geometry, axis: int, **values: int) -> Geometry:
     """`g` with other numbers along one spatial axis."""
     changed = {
         name: (*getattr(g, name)[:axis], value, *getattr(g, name)[axis + 1 :])
@@ -169,7 +169,7 @@ def phases(g: Geometry, axis: int) -> Change:
         return [y] * len(firsts)
 
     parts = [
-        _replace_axis(
+        replace_axis(
             g,
             axis,
             input_size=size,
@@ -199,7 +199,7 @@ def stride_to_channels(g: Geometry, axis: int) -> Change:
     def w_map(w):
         return [_into_weight_channels(_split_axis(w, 2 + axis, s), 3 + axis)]
 
-    part = _replace_axis(g, axis, input_size=rows, kernel_size=k // s, stride=1, padding_low=0)
+    part = replace_axis(g, axis, input_size=rows, kernel_size=k // s, stride=1, padding_low=0)
     return Change([part], x_map, w_map, _same)
 
 
@@ -216,7 +216,7 @@ def _windows(x: jax.Array, g: Geometry, axis: int) -> Pieces:
 def _one_tap(g: Geometry, axis: int) -> Geometry:
     """`g` with what `_windows` gives for its input along one axis."""
     o = g.output_size[axis]
-    return _replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
+    return replace_axis(g, axis, input_size=o, kernel_size=1, stride=1, padding_low=0, dilation=1)
 
 
 def taps_to_channels(g: Geometry, axis: int) -> Change:
@@ -295,7 +295,7 @@ def sum_over_met_taps(g: Geometry, axis: int) -> Change:
         ]
 
     parts = [
-        _one_tap(_replace_axis(g, axis, output_size=len(met)), axis) for met in windows.values()
+        _one_tap(replace_axis(g, axis, output_size=len(met)), axis) for met in windows.values()
     ]
     return Change(parts, x_map, w_map, y_map)
 
@@ -343,7 +343,7 @@ def batch_to_last_axis(g: Geometry, batch: int) -> Change:
         *before, _, size = images.shape[: axis + 1]
         return [images.reshape(1, *before, batch * size, *images.shape[axis + 1 :])]
 
-    part = _replace_axis(
+    part = replace_axis(
         g,
         g.num_spatial_dims - 1,
         input_size=batch * strides * s,
@@ -362,7 +362,7 @@ def extend_output(g: Geometry, axis: int) -> Change:
     """Along one axis: y with one element more, of a window that reaches beyond x."""
     o = g.output_size[axis]
     image_axis = g.spatial_axes[axis]
-    part = _replace_axis(g, axis, output_size=o + 1)
+    part = replace_axis(g, axis, output_size=o + 1)
     return Change([part], _same, _same, lambda y: [fit(y, image_axis, 0, o + 1)])
 
 
@@ -399,7 +399,7 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
     def y_map(y):
         return [into_batch(y, 0, o)]
 
-    part = _replace_axis(g, axis, input_size=i, output_size=o, padding_low=0, dilation=1)
+    part = replace_axis(g, axis, input_size=i, output_size=o, padding_low=0, dilation=1)
     return Change([part], x_map, _same, y_map)
 
 
@@ -454,7 +454,7 @@ def winograd(g: Geometry, axes: Sequence[int]) -> Change:
     part = g
     for axis in axes:
         size = blocks[axis] * g.dilation[axis]
-        part = _one_tap(_replace_axis(part, axis, output_size=size), axis)
+        part = _one_tap(replace_axis(part, axis, output_size=size), axis)
     return Change(
         [part] * 4 ** len(axes),
         lambda x: along_axes(x_along, halves(x, g.padding_low, 1), 2),

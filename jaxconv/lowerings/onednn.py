@@ -13,7 +13,6 @@ as XLA:CPU at groups, and at any convolution in a loop.
 The environment variable `JAXCONV_ONEDNN=0` turns all of it off.
 """
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -32,6 +31,7 @@ from jax import lax
 from jax.sharding import SingleDeviceSharding
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings.changes import replace_axis
 from jaxconv.lowerings.setting import Setting
 from jaxconv.padding import crop
 
@@ -39,7 +39,7 @@ UNTRIED = (0, 13)
 """The first version of JAX that the calls have not been tried with."""
 
 LARGEST = 2**31 - 1
-"""Elements of an image, and of a batch of them, that a C int can number."""
+"""Elements of an image that a C int can number."""
 
 STRIPS = {2: 3, 3: 5}
 """By axes, parts of an image over which a weight gradient of a depthwise layer is summed: oneDNN
@@ -65,7 +65,7 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     """
     if g.output_size[-1] == 1:
         return False
-    pads = zip(g.padding_low, _padding_high(g), g.reach, strict=True)
+    pads = zip(g.padding_low, g.padding_high, g.reach, strict=True)
     if any(max(low, high) > reach for low, high, reach in pads):
         return False
     if 1 < g.groups == in_channels == out_channels and set(g.dilation) != {1}:
@@ -121,22 +121,20 @@ def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
     def parts(count: int) -> list[Geometry]:
         ends = [o[axis] * n // count for n in range(count + 1)]
         return [
-            dataclasses.replace(
+            replace_axis(
                 g,
-                output_size=(*o[:axis], stop - start, *o[axis + 1 :]),
-                padding_low=(
-                    *g.padding_low[:axis],
-                    g.padding_low[axis] - start * g.stride[axis],
-                    *g.padding_low[axis + 1 :],
-                ),
+                axis,
+                output_size=stop - start,
+                padding_low=g.padding_low[axis] - start * g.stride[axis],
             )
             for start, stop in itertools.pairwise(ends)
         ]
 
-    for count in range(min(STRIPS[len(o)], o[axis]), 1, -1):
-        if all(fits(for_weight(part, batch), channels, channels) for part in parts(count)):
-            return axis, parts(count)
-    return axis, [g]
+    def fit(strips: list[Geometry]) -> bool:
+        return all(fits(for_weight(part, batch), channels, channels) for part in strips)
+
+    divisions = map(parts, range(min(STRIPS[len(o)], o[axis]), 1, -1))
+    return axis, next(filter(fit, divisions), [g])
 
 
 def for_weight(g: Geometry, batch: int) -> Geometry:
@@ -175,7 +173,7 @@ def _convolution(
     bias: jax.Array | None = None,
 ) -> jax.Array:
     """The axes of the kernel are those of its output channels, input channels, and space."""
-    low, high = g.padding_low, _padding_high(g)
+    low, high = g.padding_low, g.padding_high
     for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
         x = crop(x, axis, max(-before, 0), max(-after, 0))
     image = {
@@ -216,12 +214,6 @@ def _with_two_axes(g: Geometry) -> Geometry:
         (1, *g.input_size), (1, *g.kernel_size), (1, *g.output_size), (1, *g.stride),
         (0, *g.padding_low), (1, *g.dilation), g.groups, channels_last=True,
     )  # fmt: skip
-
-
-def _padding_high(g: Geometry) -> list[int]:
-    """What the last window needs, and not an element more."""
-    axes = zip(g.input_size, g.output_size, g.stride, g.reach, g.padding_low, strict=True)
-    return [(o - 1) * s + reach + 1 - low - i for i, o, s, reach, low in axes]
 
 
 def _call(
@@ -277,7 +269,7 @@ def _compute_what_they_should() -> bool:
 
 def _by_sums(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
     """The convolution in NumPy, from the definition; exact, for integers."""
-    pads = [(low, max(high, 0)) for low, high in zip(g.padding_low, _padding_high(g), strict=True)]
+    pads = [(low, max(high, 0)) for low, high in zip(g.padding_low, g.padding_high, strict=True)]
     x = np.pad(x, [(0, 0), *pads, (0, 0)])
     y = np.zeros((x.shape[0], *g.output_size, w.shape[0]), x.dtype)
     for tap in np.ndindex(*g.kernel_size):
