@@ -12,7 +12,7 @@ import torch
 import jaxconv
 from jaxconv import geometry
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, cpu, gpu, plans
+from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -86,6 +86,7 @@ PLANS = [
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("blocks", "sum_over_taps", "direct"),
+    ("large_blocks", "groups", "direct"),
     ("split_channels", "winograd", "direct"),
     ("blocks", "last", "groups", "winograd", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
@@ -135,6 +136,24 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
         arrays.pop("input", None)
     for result, actual in planned(arrays).items():
         oracle.assert_close(actual, _direct(result, g), 1e-13, result)
+
+
+@pytest.mark.parametrize("result", plans.OPERANDS)
+@pytest.mark.parametrize("size", [(7,), (4, 5), (3, 8, 3)], ids=str)
+def test_a_single_image_as_two(size, result, monkeypatch):
+    """Windows along the longest axis in two runs, of which the second may have one less."""
+    monkeypatch.setattr(onednn, "MOST_TAPS", 1)
+    n = len(size)
+    k, s, p, d = ((2, 3, 3)[:n], (2, 1, 3)[:n], (1, 2, 0)[:n], (1, 2, 1)[:n])
+    input_size = tuple((o - 1) * t + 2 for o, t in zip(size, s, strict=True))
+    g = Geometry(input_size, k, size, s, p, d, channels_last=True)
+    ab = _operands(result, g)
+    a, b = (ab[0][:1], ab[1] if result != "weight" else ab[1][:1])
+    plan = ("image_to_halves", "convolution")
+    assert plans._change(plan[0], result, a, b, g) is not None
+    assert plans._change(plan[0], result, *ab, g) is None
+    actual = plans.carry_out(plan, result, a, b, g)
+    oracle.assert_close(actual, plans.DIRECT[result](a, b, g), 1e-13)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

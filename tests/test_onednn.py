@@ -15,7 +15,7 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import onednn, plans
+from jaxconv.lowerings import cpu, onednn, plans
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -207,7 +207,8 @@ def test_weight_gradients_equal_the_direct_form(taps, batch, groups):
     """A convolution whose kernel is y; of a dense layer of one tap, a product."""
     n = len(taps)
     plain = groups > 1 or taps == (1, 1)
-    stride, dilation = ((1,) * n, (1,) * n) if plain else ((2, 1, 1)[:n], (1, 2, 2)[:n])
+    far = (1, 2) if n == 2 else (2, 2, 1)[:n]  # Over three axes, not along the last.
+    stride, dilation = ((1,) * n, (1,) * n) if plain else ((2, 1, 1)[:n], far)
     size = tuple(3 * s + d * (k - 1) + 1 for s, d, k in zip(stride, dilation, taps, strict=True))
     g = Geometry(size, taps, (4,) * n, stride, (0,) * n, dilation, groups, channels_last=True)
     rng = np.random.default_rng(0)
@@ -218,8 +219,46 @@ def test_weight_gradients_equal_the_direct_form(taps, batch, groups):
     form = functools.partial(plans.carry_out, ("onednn",), "weight", g=g)
     call = "matmul" if groups == 1 and taps == (1, 1) else "convolution"
     called = f"{CALL}{call}" in _program(form, x, y)
-    assert called == (call == "matmul" or taps[-1] > 1)  # Not for rows of one window.
+    assert called == (call == "matmul" or groups == 1 or taps[-1] > 1)  # Not rows of one window.
     oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("batch", [1, 2, 5, 16])
+def test_long_sums_of_a_weight_gradient_are_taken_in_parts(batch, monkeypatch):
+    monkeypatch.setattr(onednn, "SUMMED_WINDOWS", 60)
+    g = Geometry((9, 8), (2, 3), (8, 6), (1, 1), (0, 0), (1, 1), channels_last=True)
+    rng = np.random.default_rng(0)
+    x, y = (
+        jnp.asarray(rng.normal(size=(batch, *size, 5)), jnp.float32)
+        for size in (g.input_size, g.output_size)
+    )
+    form = functools.partial(plans.carry_out, ("onednn",), "weight", g=g)
+    # 48 windows to an image, and two images at least to a part.
+    assert _program(form, x, y).count(f"{CALL}convolution") == {1: 1, 2: 1, 5: 2, 16: 8}[batch]
+    oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("size", [(300, 3), (2, 9000), (20, 21, 4)], ids=str)
+def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
+    """As in the weight gradient of one tall image: the process would end."""
+    n = len(size)
+    g = Geometry(
+        tuple(o + 1 for o in size), (2,) * n, size, (1,) * n, (0,) * n, (1,) * n,
+        channels_last=True,
+    )  # fmt: skip
+    assert not onednn.fits_weight(g, 1, 4, 3)
+    assert onednn.fits_weight(g, 2, 4, 3)
+    rng = np.random.default_rng(0)
+    x, y = (
+        jnp.asarray(rng.normal(size=(1, *i, channels)), jnp.float32)
+        for i, channels in ((g.input_size, 24), (g.output_size, 20))
+    )
+    plan = cpu.choose("weight", g, 24, 20, Setting(jnp.float32))
+    form = functools.partial(plans.carry_out, plan, "weight", g=g)
+    assert f"{CALL}convolution" in _program(form, x, y)
+    oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 5e-6)
 
 
 @available

@@ -19,11 +19,16 @@ BLOCK_BYTES = 4 << 20
 
 
 def by_block(
-    form: Callable[[jax.Array, jax.Array], jax.Array], result: str, a: jax.Array, b: jax.Array
+    form: Callable[[jax.Array, jax.Array], jax.Array],
+    result: str,
+    a: jax.Array,
+    b: jax.Array,
+    times: int,
 ) -> jax.Array:
-    """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch."""
+    """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch, `times` as
+    large as usual."""
     images = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
-    size = _images_per_block(images)
+    size = _images_per_block(images, times * BLOCK_BYTES)
     count = a.shape[0] // size
     if count == 1:
         return form(a, b)
@@ -43,8 +48,10 @@ def by_block(
     return whole.reshape(a.shape[0], *whole.shape[2:])
 
 
-def _images_per_block(images: tuple[jax.Array | jax.ShapeDtypeStruct, ...]) -> int:
+def _images_per_block(
+    images: tuple[jax.Array | jax.ShapeDtypeStruct, ...], block_bytes: int
+) -> int:
     batch = images[0].shape[0]
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in images)
-    most = max(1, BLOCK_BYTES // image_bytes)
+    most = max(1, block_bytes // image_bytes)
     return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)

@@ -366,6 +366,30 @@ def extend_output(g: Geometry, axis: int) -> Change:
     return Change([part], _same, _same, lambda y: [fit(y, image_axis, 0, o + 1)])
 
 
+def windows_to_batch(g: Geometry, axis: int, images: int) -> Change:
+    """Along one axis: up to `images` images in place of one, each with a run of its windows."""
+    s, low = g.stride[axis], g.padding_low[axis]
+    o = -(-g.output_size[axis] // images)
+    images = -(-g.output_size[axis] // o)
+    i = (o - 1) * s + g.reach[axis] + 1
+    image_axis = g.spatial_axes[axis]
+
+    def x_map(x):
+        x = fit(x, image_axis, low, (images - 1) * o * s + i)
+        starts = range(0, images * o * s, o * s)
+        pieces = [lax.slice_in_dim(x, start, start + i, axis=image_axis) for start in starts]
+        x = jnp.stack(pieces, axis=1)
+        return [x.reshape(-1, *x.shape[2:])]
+
+    def y_map(y):
+        y = _split_axis(fit(y, image_axis, 0, images * o), image_axis, o)
+        y = jnp.moveaxis(y, image_axis, 1)
+        return [y.reshape(-1, *y.shape[2:])]
+
+    part = replace_axis(g, axis, input_size=i, output_size=o, padding_low=0)
+    return Change([part], x_map, _same, y_map)
+
+
 def dilation_to_batch(g: Geometry, axis: int) -> Change:
     """Along one axis: d images in place of one, each with every d-th window and dilation 1.
 

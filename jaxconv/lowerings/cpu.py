@@ -12,6 +12,12 @@ from jaxconv.lowerings import onednn, xla_cpu
 from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
 
+LANES = 16
+"""Numbers in a vector of AVX-512; with AVX2, two are as good."""
+
+WIDE_GROUP = 256
+"""Products of a group's channel counts from which its weight gradient is worth a call."""
+
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
@@ -28,15 +34,26 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
 
 
 def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan:
-    """XLA's plan, but with oneDNN for sums of rows, and for what is not itself a sum of products.
-    Those XLA computes from parts of an image, of which oneDNN would need copies."""
+    c, o = in_channels // g.groups, out_channels // g.groups
+    layout = () if g.channels_last else ("last",)
     if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):
-        return ("blocks", *(() if g.channels_last else ("last",)), "onednn")
-    if plan[-1] not in ("direct", "matrix_product"):
+        return ("blocks", *layout, "onednn")
+    if g.groups > 1 and (c * o < WIDE_GROUP or g.groups > xla_cpu.FEW_GROUPS):
         return plan
-    parts = {"sum_over_taps", "sum_over_met_taps", "taps_to_channels:-1"}
-    whole = g.taps == 1 or (g.num_spatial_dims > 1 and not parts & {*plan})
-    return (*plan[:-1], "onednn") if whole else plan
+    if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product.
+        return (*plan[:-1], "onednn")
+    exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
+    apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
+    to_batch = ("dilation_to_batch:-1",) if apart else ()
+    fit = ("fit",) if g.num_spatial_dims == 1 and g.dilation == (1,) else ()
+    tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
+    return ("large_blocks", *layout, "groups", *tail)
+
+
+def _fills_lanes_better(c: int, o: int) -> bool:
+    """Whether a weight gradient does with x and y exchanged: there, as many channels of y as a
+    vector has are one step's work, and those of x a step each."""
+    return c * -(-o // LANES) > o * -(-c // LANES)
 
 
 def _leave_to_onednn(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:

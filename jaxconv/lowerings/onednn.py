@@ -45,9 +45,17 @@ STRIPS = {2: 3, 3: 5}
 """By axes, parts of an image over which a weight gradient of a depthwise layer is summed: oneDNN
 adds up one by one what torch adds up in parts, and rounding grows with the square root of that."""
 
+SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
+"""Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
+does so in parts, if y has at least so many elements."""
+
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels that a convolution may sum over. Of channels last, oneDNN adds up all one by
 one; of the channels first that torch gives it, parts of 16. So this is twice torch's rounding."""
+
+MOST_ROWS, MOST_TAPS = 1 << 7, 1 << 14
+"""Of a kernel over one channel: each row takes code, and for 384 rows, or 128 of 2000 taps, it is
+too much, which ends the process (oneDNN 3.7)."""
 
 
 def serves(setting: Setting) -> bool:
@@ -65,13 +73,21 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     """
     if g.output_size[-1] == 1:
         return False
+    depthwise = 1 < g.groups == in_channels == out_channels
+    if in_channels == g.groups and not depthwise and not takes_one_channel(g.kernel_size):
+        return False
     pads = zip(g.padding_low, g.padding_high, g.reach, strict=True)
     if any(max(low, high) > reach for low, high, reach in pads):
         return False
-    if 1 < g.groups == in_channels == out_channels and set(g.dilation) != {1}:
+    if depthwise and set(g.dilation) != {1}:
         return False
     sizes = (in_channels * math.prod(g.input_size), out_channels * math.prod(g.output_size))
     return max(sizes) <= LARGEST
+
+
+def takes_one_channel(kernel_size: Sequence[int]) -> bool:
+    """Whether it has code for a kernel over one channel that isn't depthwise."""
+    return math.prod(kernel_size[:-1]) <= MOST_ROWS and math.prod(kernel_size) <= MOST_TAPS
 
 
 # The contractions, of float32 and channels last.
@@ -88,16 +104,58 @@ def conv(
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
-    """w, from x and y without groups or depthwise, by the convolution of `for_weight`."""
-    g = geometry
+    """w, from x and y without groups or depthwise, by a convolution over x whose kernel is y."""
+    return (_dense_weight if geometry.groups == 1 else _depthwise_weight)(x, y, geometry)
+
+
+def _dense_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
+    batch, windows = x.shape[0], x.shape[0] * math.prod(g.output_size)
+    few = windows * y.shape[-1] < LARGE_KERNEL
+    parts = max(1, min(-(-windows // SUMMED_WINDOWS), batch // 2)) if few else 1
+    sizes = [batch * (n + 1) // parts - batch * n // parts for n in range(parts)]
+    pieces = zip(lax.split(x, sizes), lax.split(y, sizes), strict=True)
+    return functools.reduce(jnp.add, (_weight_of_images(a, b, g) for a, b in pieces))
+
+
+def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
+    n, batch, channels = g.num_spatial_dims, x.shape[0], x.shape[-1]
+    form = for_dense_weight(g, channels)
+    image = lax.optimization_barrier(jnp.moveaxis(x, 0, -1)).reshape(1, *form.input_size, batch)
+    kernel = y.reshape(batch, *form.kernel_size, -1)
+    axes = form.num_spatial_dims
+    w = _convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
+    return w.reshape(*g.kernel_size, channels, -1).transpose(n + 1, n, *range(n))
+
+
+def for_dense_weight(g: Geometry, channels: int) -> Geometry:
+    """Of the convolution that gives w of a layer without groups, from one image of x, with the
+    images of the batch for its channels.
+
+    The channels of x lie along its last axis. There, window `t*c + n` is tap t and channel n, and
+    from there to the same tap and channel of the layer's next window are `s*c` elements. If taps
+    are d elements apart, channels take an axis of their own.
+    """
+    c = channels
+    axes = list(
+        zip(
+            g.input_size, g.output_size, g.kernel_size, g.dilation, g.padding_low, g.stride,
+            strict=True,
+        )
+    )  # fmt: skip
+    if g.dilation[-1] > 1 and g.kernel_size[-1] > 1:
+        axes.append((c, 1, c, 1, 0, 1))
+    else:
+        i, o, k, _, p, s = axes.pop()
+        axes.append((i * c, o, k * c, 1, p * c, s * c))
+    if len(axes) == 1:
+        axes.insert(0, (1, 1, 1, 1, 0, 1))
+    return Geometry(*zip(*axes, strict=True), channels_last=True)
+
+
+def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     n, batch = g.num_spatial_dims, x.shape[0]
     if n == 1:
-        return conv_weight(x[:, None], y[:, None], _with_two_axes(g))[:, :, 0]
-    kernel_axes = (n + 1, 0, *range(1, n + 1))
-    if g.groups == 1:
-        images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
-        w = _convolution(images, y, kernel_axes, for_weight(g, batch))
-        return w.transpose(n + 1, 0, *range(1, n + 1))
+        return _depthwise_weight(x[:, None], y[:, None], _with_two_axes(g))[:, :, 0]
     image, kernel = (
         lax.optimization_barrier(jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1))
         for array in (x, y)
@@ -105,7 +163,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     axis, strips = _strips(g, batch)
     kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
     sums = [
-        _convolution(image, kernel, kernel_axes, for_weight(part, batch))
+        _convolution(image, kernel, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
         for kernel, part in zip(kernels, strips, strict=True)
     ]
     w = functools.reduce(jnp.add, sums).reshape(*g.kernel_size, batch, g.groups).sum(-2)
@@ -131,31 +189,29 @@ def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
         ]
 
     def fit(strips: list[Geometry]) -> bool:
-        return all(fits(for_weight(part, batch), channels, channels) for part in strips)
+        return all(fits(for_depthwise_weight(part, batch), channels, channels) for part in strips)
 
     divisions = map(parts, range(min(STRIPS[len(o)], o[axis]), 1, -1))
     return axis, next(filter(fit, divisions), [g])
 
 
-def for_weight(g: Geometry, batch: int) -> Geometry:
-    """Of the convolution over x that gives w, with y for its kernel.
-
-    Without groups, each channel of x is an image, whose channels are the batch. For a depthwise
-    layer, all channels of all images are those of one; what they give is added up.
-    """
+def for_depthwise_weight(g: Geometry, batch: int) -> Geometry:
+    """Of the convolution that gives w of a depthwise layer, from one image of x, with all channels
+    of all images for its channels. What it gives for each image is added up."""
     return Geometry(
         g.input_size, g.output_size, g.kernel_size, g.dilation, g.padding_low, g.stride,
-        groups=g.groups * batch if g.groups > 1 else 1, channels_last=True,
+        g.groups * batch, channels_last=True,
     )  # fmt: skip
 
 
 def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) -> bool:
     """As `fits`, for `conv_weight`."""
     if g.groups == 1:
-        return fits(for_weight(g, batch), batch, out_channels)
+        form = for_dense_weight(g, in_channels)
+        return form.num_spatial_dims <= 3 and fits(form, batch, out_channels)
     channels = batch * g.groups
     depthwise = g.groups == in_channels == out_channels
-    return depthwise and fits(for_weight(g, batch), channels, channels)
+    return depthwise and fits(for_depthwise_weight(g, batch), channels, channels)
 
 
 def weight_by_matrices(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -32,7 +32,10 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Three stand for more than a change of variables: `blocks`, `exchange` and `winograd_if_finite`."""
+Some stand for more than a change of variables: `BLOCKS`, `exchange` and `winograd_if_finite`."""
+
+BLOCKS = {"blocks": 1, "large_blocks": 2}
+"""Names for a loop over blocks of the batch, and how large those are."""
 
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
@@ -45,9 +48,9 @@ def carry_out(
 
     Options are those of `lax.conv_general_dilated`, and `bias` for a plan that takes one."""
     for position, name in enumerate(plan[:-1]):
-        if name == "blocks":
+        if name in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
-            return blocks.by_block(form, result, a, b)
+            return blocks.by_block(form, result, a, b, BLOCKS[name])
         if name == "winograd_if_finite":
             return _winograd_if_finite(plan[position + 1 :], result, a, b, g, options)
         if name == "exchange":
@@ -90,7 +93,8 @@ _WINOGRAD: dict[str, Plan] = {
     "weight": ("blocks", "winograd", "matrix_product"),
 }
 _ADDING = {
-    "blocks": ("weight",),
+    **dict.fromkeys(BLOCKS, ("weight",)),
+    "image_to_halves": ("input",),
     "split_channels": ("output", "input"),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
@@ -212,6 +216,13 @@ def _dilation_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     return changes.dilation_to_batch(g, axis) if g.dilation[axis] > 1 else None
 
 
+def _image_to_halves(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None:
+    """A single image as two, where oneDNN takes no kernel over one for a weight gradient."""
+    if a.shape[0] > 1 or onednn.takes_one_channel(onednn.for_dense_weight(g, 1).kernel_size):
+        return None
+    return changes.windows_to_batch(g, g.output_size.index(max(g.output_size)), 2)
+
+
 def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None:
     batch = a.shape[0]
     return changes.batch_to_last_axis(g, batch) if batch > 1 else None
@@ -303,6 +314,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "sum_over_met_taps": _sum_over_met_taps,
     "axis_to_batch": _axis_to_batch,
     "dilation_to_batch": _dilation_to_batch,
+    "image_to_halves": _image_to_halves,
     "batch_to_last_axis": _batch_to_last_axis,
     "extend_output": _extend_output,
     "winograd": _winograd,
