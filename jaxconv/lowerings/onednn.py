@@ -149,7 +149,8 @@ def for_dense_weight(g: Geometry, channels: int) -> Geometry:
         axes.append((i * c, o, k * c, 1, p * c, s * c))
     if len(axes) == 1:
         axes.insert(0, (1, 1, 1, 1, 0, 1))
-    return Geometry(*zip(*axes, strict=True), channels_last=True)
+    i, o, k, d, p, s = zip(*axes, strict=True)
+    return Geometry(i, o, k, d, p, s, channels_last=True)
 
 
 def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
