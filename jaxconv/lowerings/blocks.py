@@ -23,12 +23,14 @@ def by_block(
     result: str,
     a: jax.Array,
     b: jax.Array,
-    times: int,
+    images: int,
 ) -> jax.Array:
-    """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch, `times` as
-    large as usual."""
-    images = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
-    size = _images_per_block(images, times * BLOCK_BYTES)
+    """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch.
+
+    A block may be twice as large to have so many images.
+    """
+    arrays = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
+    size = _images_per_block(arrays, images)
     count = a.shape[0] // size
     if count == 1:
         return form(a, b)
@@ -48,10 +50,9 @@ def by_block(
     return whole.reshape(a.shape[0], *whole.shape[2:])
 
 
-def _images_per_block(
-    images: tuple[jax.Array | jax.ShapeDtypeStruct, ...], block_bytes: int
-) -> int:
-    batch = images[0].shape[0]
-    image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in images)
-    most = max(1, block_bytes // image_bytes)
+def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], wanted: int) -> int:
+    batch = arrays[0].shape[0]
+    image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
+    fitting = BLOCK_BYTES // image_bytes
+    most = max(1, fitting, min(wanted, 2 * BLOCK_BYTES // image_bytes))
     return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)

@@ -34,8 +34,8 @@ Plan = tuple[str, ...]
 
 Some stand for more than a change of variables: `BLOCKS`, `exchange` and `winograd_if_finite`."""
 
-BLOCKS = {"blocks": 1, "large_blocks": 2}
-"""Names for a loop over blocks of the batch, and how large those are."""
+BLOCKS = {"blocks": 1, "large_blocks": 8}
+"""Names for a loop over blocks of the batch, and images that those should have."""
 
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
