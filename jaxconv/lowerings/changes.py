@@ -514,6 +514,20 @@ def split_channels(g: Geometry, role: str, channels: int, parts: int) -> Change:
     return Change([g] * parts, image_map, lambda w: list(lax.split(w, sizes, axis=1)), whole)
 
 
+def channels_to_groups(g: Geometry, parts: int) -> Change:
+    """The channels of x, without groups, as groups, each with all channels of y for itself."""
+
+    def w_map(w):
+        w = _split_axis(w, 1, w.shape[1] // parts)
+        w = jnp.moveaxis(w, 1, 0)
+        return [w.reshape(-1, *w.shape[2:])]
+
+    def y_map(y):
+        return [jnp.concatenate([y] * parts, g.channel_axis)]
+
+    return Change([dataclasses.replace(g, groups=parts)], _same, w_map, y_map)
+
+
 def each_group(g: Geometry) -> Change:
     """One part for each group."""
     part = dataclasses.replace(g, groups=1)

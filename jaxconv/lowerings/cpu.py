@@ -18,6 +18,9 @@ LANES = 16
 WIDE_GROUP = 256
 """Products of a group's channel counts from which its weight gradient is worth a call."""
 
+SMALL_PART = 24
+"""Parts of the channels that are summed at once are worth it from so many on."""
+
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
@@ -27,10 +30,13 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
         return plan
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
-    if not _leave_to_onednn(result, g, in_channels, out_channels):
+    if not _leave_to_onednn(plan, result, g, in_channels, out_channels):
         return plan
     exchange = ("exchange",) if result == "input" else ()
-    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, "onednn")
+    summed = (out_channels if result == "input" else in_channels) // g.groups
+    in_parts = summed > onednn.MOST_SUMMED[g.num_spatial_dims]
+    parts = ("channels_to_groups",) if in_parts else ()
+    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, *parts, "onednn")
 
 
 def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan:
@@ -56,7 +62,9 @@ def _fills_lanes_better(c: int, o: int) -> bool:
     return c * -(-o // LANES) > o * -(-c // LANES)
 
 
-def _leave_to_onednn(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:
+def _leave_to_onednn(
+    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int
+) -> bool:
     """Whether it has fast code for what gives y or x, and XLA:CPU none that is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.taps == 1 or math.prod(g.output_size) == 1:
@@ -67,11 +75,20 @@ def _leave_to_onednn(result: str, g: Geometry, in_channels: int, out_channels: i
         if set(g.stride) != {1}:
             return False
         g, c, o = g.exchanged(), o, c
-    most = onednn.MOST_SUMMED[g.num_spatial_dims]
-    if c > most or not onednn.fits(g, c * g.groups, o * g.groups):
+    if not onednn.fits(g, c * g.groups, o * g.groups):
         return False
+    if c > onednn.MOST_SUMMED[g.num_spatial_dims]:
+        return g.groups == 1 and _pays_in_parts(plan, g, c, o)
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
     return not few or _is_fast_at_few(g, c, o)
+
+
+def _pays_in_parts(plan: Plan, g: Geometry, c: int, o: int) -> bool:
+    """Whether oneDNN is faster even if what it sums over parts of the channels is yet to be added
+    up. It isn't against Winograd's algorithm, or products without padding."""
+    if c // onednn.parts_of_channels(g, c) < SMALL_PART or any("met_taps" in name for name in plan):
+        return False
+    return "winograd_if_finite" not in plan or min(c, o) < xla_cpu.MANY_CHANNELS
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:

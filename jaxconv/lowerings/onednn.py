@@ -85,6 +85,12 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     return max(sizes) <= LARGEST
 
 
+def parts_of_channels(g: Geometry, channels: int) -> int:
+    """Into so many equal parts they are divided, of which each may be summed over."""
+    most = MOST_SUMMED[g.num_spatial_dims]
+    return next(n for n in range(1, channels + 1) if channels % n == 0 and channels <= n * most)
+
+
 def takes_one_channel(kernel_size: Sequence[int]) -> bool:
     """Whether it has code for a kernel over one channel that isn't depthwise."""
     return math.prod(kernel_size[:-1]) <= MOST_ROWS and math.prod(kernel_size) <= MOST_TAPS

@@ -96,6 +96,7 @@ _ADDING = {
     **dict.fromkeys(BLOCKS, ("weight",)),
     "image_to_halves": ("input",),
     "split_channels": ("output", "input"),
+    "channels_to_groups": ("output",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
@@ -278,6 +279,14 @@ def _split_channels(g: Geometry, axis: int, result: str, a: jax.Array, **_) -> C
     return changes.split_channels(g, OPERANDS[result][0], channels, parts)
 
 
+def _channels_to_groups(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
+    """If oneDNN is to sum over parts of the channels."""
+    if result == "weight" or g.groups > 1:
+        return None
+    parts = onednn.parts_of_channels(g, b.shape[1])
+    return changes.channels_to_groups(g, parts) if parts > 1 else None
+
+
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
     return changes.each_group(g) if g.groups > 1 else None
 
@@ -321,6 +330,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "fill_channels": _fill_channels,
     "fill_operand": _fill_operand,
     "split_channels": _split_channels,
+    "channels_to_groups": _channels_to_groups,
     "groups": _groups,
     "crop_kernel": _crop_kernel,
     "first": _first,
