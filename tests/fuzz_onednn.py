@@ -119,7 +119,7 @@ def main() -> None:
         compute(arguments.seed)
         return
     start, processes, failures = time.monotonic(), 0, 0
-    first = int(time.time())
+    first = random.SystemRandom().randrange(1 << 31)
     while time.monotonic() - start < 60 * arguments.minutes:
         seed = first + processes
         command = [sys.executable, "-m", "tests.fuzz_onednn", "--seed", str(seed)]

@@ -89,6 +89,7 @@ PLANS = [
     ("large_blocks", "groups", "direct"),
     ("split_channels", "winograd", "direct"),
     ("channels_to_groups", "direct"),
+    ("repeat_channels", "direct"),
     ("blocks", "last", "groups", "winograd", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
 ]

@@ -263,9 +263,9 @@ def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
 
 @available
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
-@pytest.mark.parametrize("channels", [64, 65, 67, 130, 174])
+@pytest.mark.parametrize("channels", [64, 65, 67, 130, 142])
 def test_more_channels_than_it_rounds_well_are_summed_in_parts(channels, transposed):
-    """As groups; of 67 and of 174 there are no equal parts that are few and large enough."""
+    """As groups; of 67 and of 142 there are no equal parts that are few and large enough."""
     shape = (channels, 17, 3, 2) if transposed else (17, channels, 3, 2)
     x, w, bias = _arrays((2, channels, 9, 11), shape, 17)
     layer = jaxconv.conv_transpose2d if transposed else jaxconv.conv2d
@@ -289,3 +289,21 @@ def test_the_rules_leave_weight_gradients_to_it():
     assert f"{CALL}convolution" in depthwise
     strided = gradient("conv2d", (2, 40, 9, 8), (40, 1, 3, 3), groups=40, padding=1, stride=2)
     assert CALL not in strided
+
+
+@available
+@pytest.mark.parametrize(("multiplier", "repeats"), [(2, True), (3, True), (4, False)])
+def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
+    """Up to 3; the bias is still added in the same call."""
+    x, w, bias = _arrays((2, 18, 9, 11), (18 * multiplier, 1, 5, 4), 18 * multiplier)
+    layer = functools.partial(jaxconv.conv2d, groups=18)
+    program = _program(layer, x, w, bias)
+    assert program.count(CALL) == 1
+    assert (f"feature_groups\\22: {18 * multiplier}" in program) == repeats
+    operands = [oracle.to_torch(array).double().requires_grad_() for array in (x, w, bias)]
+    expected = oracle.F.conv2d(*operands, groups=18)
+    y, vjp = jax.vjp(jax.jit(layer), x, w, bias)
+    cotangent = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    gradients = torch.autograd.grad(expected, operands, oracle.to_torch(cotangent).double())
+    for actual, exact in zip((y, *vjp(cotangent)), (expected, *gradients), strict=True):
+        oracle.assert_close(actual, exact.detach().numpy(), 2e-6)

@@ -528,6 +528,22 @@ def channels_to_groups(g: Geometry, parts: int) -> Change:
     return Change([dataclasses.replace(g, groups=parts)], _same, w_map, y_map)
 
 
+def repeat_channels(g: Geometry, multiplier: int) -> Change:
+    """One channel of x to a group and several of y: a depthwise form, of x with its channels
+    repeated."""
+
+    def x_map(x):
+        x = jnp.expand_dims(x, g.channel_axis + 1)
+        shape = list(x.shape)
+        shape[g.channel_axis + 1] = multiplier
+        x = jnp.broadcast_to(x, shape)
+        del shape[g.channel_axis + 1]
+        shape[g.channel_axis] *= multiplier
+        return [x.reshape(shape)]
+
+    return Change([dataclasses.replace(g, groups=g.groups * multiplier)], x_map, _same, _same)
+
+
 def each_group(g: Geometry) -> Change:
     """One part for each group."""
     part = dataclasses.replace(g, groups=1)

@@ -5,6 +5,7 @@ one matrix product, strided transposed convolutions, for which XLA can only be a
 phases, and weight gradients that are sums of products.
 """
 
+import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
@@ -21,6 +22,9 @@ WIDE_GROUP = 256
 SMALL_PART = 24
 """Parts of the channels that are summed at once are worth it from so many on."""
 
+MULTIPLIER = 4
+"""Channels of y to one of x from which oneDNN is fast without help."""
+
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
@@ -28,10 +32,23 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
     if not onednn.serves(setting):
         return plan
+    multiplier = out_channels // g.groups
+    if 1 < g.groups == in_channels < out_channels and _pays_repeated(result, g, multiplier):
+        depthwise = dataclasses.replace(g, groups=out_channels)
+        by_onednn = _by_onednn(plan, result, depthwise, out_channels, out_channels, setting)
+        if by_onednn:
+            return ("repeat_channels", *by_onednn)
+    return _by_onednn(plan, result, g, in_channels, out_channels, setting) or plan
+
+
+def _by_onednn(
+    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
+) -> Plan | None:
+    """A plan with oneDNN, if it is faster than XLA's."""
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
     if not _leave_to_onednn(plan, result, g, in_channels, out_channels):
-        return plan
+        return None
     exchange = ("exchange",) if result == "input" else ()
     summed = (out_channels if result == "input" else in_channels) // g.groups
     in_parts = summed > onednn.MOST_SUMMED[g.num_spatial_dims]
@@ -39,13 +56,20 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, *parts, "onednn")
 
 
-def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan:
+def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
+    """Whether a depthwise form of x with its channels repeated is faster."""
+    if result == "output":
+        return multiplier < MULTIPLIER
+    return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
+
+
+def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan | None:
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("last",)
     if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):
         return ("blocks", *layout, "onednn")
     if g.groups > 1 and (c * o < WIDE_GROUP or g.groups > xla_cpu.FEW_GROUPS):
-        return plan
+        return None
     if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product.
         return (*plan[:-1], "onednn")
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
@@ -96,4 +120,6 @@ def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
     along_rows = xla_cpu.fits_rows(g) and not g.channels_last
     if c * o == 1:
         return g.taps > (xla_cpu.FEW_GATHERS if along_rows else xla_cpu.SMALL_KERNEL - 1)
+    if c == 1 and o >= MULTIPLIER:
+        return True
     return g.taps * c > xla_cpu.FEW_TAPS or (min(c, o) >= 4 and not along_rows)

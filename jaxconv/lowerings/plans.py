@@ -97,6 +97,7 @@ _ADDING = {
     "image_to_halves": ("input",),
     "split_channels": ("output", "input"),
     "channels_to_groups": ("output",),
+    "repeat_channels": ("input",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
@@ -121,7 +122,15 @@ def adds_results(plan: Plan, result: str) -> bool:
 
 def takes_bias(plan: Plan) -> bool:
     """Whether a plan's computation adds a bias, once to each element of what results."""
-    return plan[-1] == "onednn" and {*plan[:-1]} <= {"crop_kernel", "last_in_memory", "exchange"}
+    names = {*plan[:-1]}
+    return plan[-1] == "onednn" and any(names <= allowed for allowed in _KEEPING_RESULTS)
+
+
+_KEEPING_RESULTS = (
+    {"crop_kernel", "last_in_memory", "exchange"},
+    {"crop_kernel", "last_in_memory", "repeat_channels"},
+)
+"""Changes that leave each element of the result as it is, if there are no others."""
 
 
 _EXCHANGED = {"output": "input", "input": "output", "weight": "weight"}
@@ -287,6 +296,15 @@ def _channels_to_groups(g: Geometry, axis: int, result: str, b: jax.Array, **_) 
     return changes.channels_to_groups(g, parts) if parts > 1 else None
 
 
+def _repeat_channels(g: Geometry, axis: int, result: str, a: jax.Array, b: jax.Array, **_):
+    """If x has one channel to a group, and y several."""
+    channels = a.shape[g.channel_axis] if result == "weight" else b.shape[1] * g.groups
+    multiplier = (b.shape[g.channel_axis] if result == "weight" else b.shape[0]) // g.groups
+    if g.groups == 1 or channels > g.groups or multiplier == 1:
+        return None
+    return changes.repeat_channels(g, multiplier)
+
+
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
     return changes.each_group(g) if g.groups > 1 else None
 
@@ -331,6 +349,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "fill_operand": _fill_operand,
     "split_channels": _split_channels,
     "channels_to_groups": _channels_to_groups,
+    "repeat_channels": _repeat_channels,
     "groups": _groups,
     "crop_kernel": _crop_kernel,
     "first": _first,
