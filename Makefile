@@ -27,6 +27,7 @@ test: $(call needs,test)
 # Half an hour at most.
 fuzz: $(call needs,test)
 	FUZZ_PROFILE=long $(PYTHON) -m pytest tests/test_fuzz.py --hypothesis-show-statistics
+	$(PYTHON) -m tests.fuzz_onednn
 
 conformance: $(call needs,test)
 	$(PYTHON) -m pytest -n 2 -p tests.conformance --conformance docs/conformance.md \
