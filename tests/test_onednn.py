@@ -307,3 +307,15 @@ def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
     gradients = torch.autograd.grad(expected, operands, oracle.to_torch(cotangent).double())
     for actual, exact in zip((y, *vjp(cotangent)), (expected, *gradients), strict=True):
         oracle.assert_close(actual, exact.detach().numpy(), 2e-6)
+
+
+@available
+def test_winograds_algorithm_is_for_few_cores():
+    """Its copies and sums are work that many cores share badly."""
+    g = Geometry((28, 28), (3, 3), (28, 28), (1, 1), (1, 1), (1, 1), channels_last=True)
+    for result in ("output", "input"):
+        few, many = (
+            cpu.choose(result, g, 128, 128, Setting(jnp.float32, cores=cores)) for cores in (2, 16)
+        )
+        assert "winograd_if_finite" in few
+        assert many[-2:] == ("channels_to_groups", "onednn")

@@ -25,6 +25,9 @@ SMALL_PART = 24
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
 
+MANY_CORES = 8
+"""From so many on, the copies and sums of Winograd's algorithm take longer than its products."""
+
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
@@ -47,7 +50,7 @@ def _by_onednn(
     """A plan with oneDNN, if it is faster than XLA's."""
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
-    if not _leave_to_onednn(plan, result, g, in_channels, out_channels):
+    if not _leave_to_onednn(plan, result, g, in_channels, out_channels, setting.cores):
         return None
     exchange = ("exchange",) if result == "input" else ()
     summed = (out_channels if result == "input" else in_channels) // g.groups
@@ -87,7 +90,7 @@ def _fills_lanes_better(c: int, o: int) -> bool:
 
 
 def _leave_to_onednn(
-    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int
+    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, cores: int
 ) -> bool:
     """Whether it has fast code for what gives y or x, and XLA:CPU none that is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
@@ -102,17 +105,21 @@ def _leave_to_onednn(
     if not onednn.fits(g, c * g.groups, o * g.groups):
         return False
     if c > onednn.MOST_SUMMED[g.num_spatial_dims]:
-        return g.groups == 1 and _pays_in_parts(plan, g, c, o)
+        return g.groups == 1 and _pays_in_parts(plan, g, c, o, cores)
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
     return not few or _is_fast_at_few(g, c, o)
 
 
-def _pays_in_parts(plan: Plan, g: Geometry, c: int, o: int) -> bool:
+def _pays_in_parts(plan: Plan, g: Geometry, c: int, o: int, cores: int) -> bool:
     """Whether oneDNN is faster even if what it sums over parts of the channels is yet to be added
-    up. It isn't against Winograd's algorithm, or products without padding."""
-    if c // onednn.parts_of_channels(g, c) < SMALL_PART or any("met_taps" in name for name in plan):
+    up. For few cores, it isn't against Winograd's algorithm, nor for small images against products
+    without padding."""
+    if c // onednn.parts_of_channels(g, c) < SMALL_PART:
         return False
-    return "winograd_if_finite" not in plan or min(c, o) < xla_cpu.MANY_CHANNELS
+    if set(g.dilation) == {1} and any("met_taps" in name for name in plan):
+        return False
+    winograd = "winograd_if_finite" in plan and min(c, o) >= xla_cpu.MANY_CHANNELS
+    return not winograd or cores >= MANY_CORES
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
