@@ -1,8 +1,8 @@
 """Which plan is fastest on a CPU, by shape. The measurements are in `benchmarks/NOTES.md`.
 
-Where oneDNN can be called, convolutions are left to it. XLA:CPU keeps what is plain arithmetic or
-one matrix product, strided transposed convolutions, for which XLA can only be asked for their
-phases, and weight gradients that are sums of products.
+Where oneDNN can be called, convolutions and most weight gradients are left to it. XLA:CPU keeps
+what is plain arithmetic or one matrix product, strided transposed convolutions, for which XLA can
+only be asked for their phases, and weight gradients of many small groups.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
 
 LANES = 16
-"""Numbers in a vector of AVX-512; with AVX2, two are as good."""
+"""Numbers in a vector of AVX-512, or in two of AVX2."""
 
 WIDE_GROUP = 256
 """Products of a group's channel counts from which its weight gradient is worth a call."""
@@ -54,9 +54,11 @@ def _by_onednn(
         return None
     exchange = ("exchange",) if result == "input" else ()
     summed = (out_channels if result == "input" else in_channels) // g.groups
-    in_parts = summed > onednn.MOST_SUMMED[g.num_spatial_dims]
-    parts = ("channels_to_groups",) if in_parts else ()
-    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, *parts, "onednn")
+    plan = (*xla_cpu.channels_moved(g, setting.one_device), *exchange)
+    if summed > onednn.MOST_SUMMED[g.num_spatial_dims]:
+        # In blocks, since the result of each part is as large as that of all.
+        return ("large_blocks", *plan, "channels_to_groups", "onednn")
+    return (*plan, "onednn")
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
@@ -67,6 +69,7 @@ def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
 
 
 def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan | None:
+    """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("last",)
     if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):

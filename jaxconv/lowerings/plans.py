@@ -296,7 +296,9 @@ def _channels_to_groups(g: Geometry, axis: int, result: str, b: jax.Array, **_) 
     return changes.channels_to_groups(g, parts) if parts > 1 else None
 
 
-def _repeat_channels(g: Geometry, axis: int, result: str, a: jax.Array, b: jax.Array, **_):
+def _repeat_channels(
+    g: Geometry, axis: int, result: str, a: jax.Array, b: jax.Array, **_
+) -> Change | None:
     """If x has one channel to a group, and y several."""
     channels = a.shape[g.channel_axis] if result == "weight" else b.shape[1] * g.groups
     multiplier = (b.shape[g.channel_axis] if result == "weight" else b.shape[0]) // g.groups
