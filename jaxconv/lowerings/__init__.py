@@ -54,7 +54,7 @@ def _planned(
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
             return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)
-        channels = _channels(result, a, b, geometry)
+        channels = plans.channels_of(result, a, b, geometry)
         cropped = changes.crop_kernel(geometry).parts[0]
         plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a.dtype)))
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
@@ -70,11 +70,3 @@ def _is_static(a: jax.Array, b: jax.Array, g: Geometry) -> bool:
     """Whether all sizes are known, and there is something to compute."""
     sizes = (*a.shape, *b.shape, *g.input_size, *g.output_size)
     return all(isinstance(size, int) and size > 0 for size in sizes)
-
-
-def _channels(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[int, int]:
-    """Channels of x and of y."""
-    if result == "weight":
-        return a.shape[g.channel_axis], b.shape[g.channel_axis]
-    w = b.shape
-    return w[1] * g.groups, w[0]

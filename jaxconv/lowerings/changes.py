@@ -533,13 +533,7 @@ def repeat_channels(g: Geometry, multiplier: int) -> Change:
     repeated."""
 
     def x_map(x):
-        x = jnp.expand_dims(x, g.channel_axis + 1)
-        shape = list(x.shape)
-        shape[g.channel_axis + 1] = multiplier
-        x = jnp.broadcast_to(x, shape)
-        del shape[g.channel_axis + 1]
-        shape[g.channel_axis] *= multiplier
-        return [x.reshape(shape)]
+        return [jnp.repeat(x, multiplier, g.channel_axis)]
 
     return Change([dataclasses.replace(g, groups=g.groups * multiplier)], x_map, _same, _same)
 

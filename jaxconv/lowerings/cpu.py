@@ -54,11 +54,11 @@ def _by_onednn(
         return None
     exchange = ("exchange",) if result == "input" else ()
     summed = (out_channels if result == "input" else in_channels) // g.groups
-    plan = (*xla_cpu.channels_moved(g, setting.one_device), *exchange)
+    moved = (*xla_cpu.channels_moved(g, setting.one_device), *exchange)
     if summed > onednn.MOST_SUMMED[g.num_spatial_dims]:
         # In blocks, since the result of each part is as large as that of all.
-        return ("large_blocks", *plan, "channels_to_groups", "onednn")
-    return (*plan, "onednn")
+        return ("large_blocks", *moved, "channels_to_groups", "onednn")
+    return (*moved, "onednn")
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:

@@ -110,6 +110,14 @@ _ADDING = {
 }
 
 
+def channels_of(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[int, int]:
+    """Channels of x and of y."""
+    if result == "weight":
+        return a.shape[g.channel_axis], b.shape[g.channel_axis]
+    w = b.shape
+    return w[1] * g.groups, w[0]
+
+
 def adds_results(plan: Plan, result: str) -> bool:
     """Whether a plan adds up several results of its computation, rather than rearrange them."""
     for name in plan:
@@ -300,11 +308,10 @@ def _repeat_channels(
     g: Geometry, axis: int, result: str, a: jax.Array, b: jax.Array, **_
 ) -> Change | None:
     """If x has one channel to a group, and y several."""
-    channels = a.shape[g.channel_axis] if result == "weight" else b.shape[1] * g.groups
-    multiplier = (b.shape[g.channel_axis] if result == "weight" else b.shape[0]) // g.groups
-    if g.groups == 1 or channels > g.groups or multiplier == 1:
+    in_channels, out_channels = channels_of(result, a, b, g)
+    if not 1 < g.groups == in_channels < out_channels:
         return None
-    return changes.repeat_channels(g, multiplier)
+    return changes.repeat_channels(g, out_channels // g.groups)
 
 
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
