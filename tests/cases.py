@@ -120,7 +120,7 @@ CONV_CASES = [
     _conv("2d-empty-batch", (0, 3, 7, 8), (4, 3, 3, 2), padding=1),
     _conv("2d-no-channels", (2, 0, 7, 8), (4, 0, 3, 2)),
     _conv("2d-large-kernel", (1, 2, 20, 18), (2, 1, 13, 12), groups=2, padding=6),
-    _conv("2d-winograd-like", (2, 8, 12, 11), (8, 8, 3, 3), padding=1),
+    _conv("2d-three-taps", (2, 8, 12, 11), (8, 8, 3, 3), padding=1),
     _conv("2d-many-channels", (1, 128, 4, 5), (130, 128, 2, 3), padding=1),
     _conv("2d-stride-many-channels", (2, 16, 8, 9), (5, 16, 3, 3), stride=2, padding=1),
     _conv("2d-groups-beyond-32", (1, 132, 5, 6), (165, 4, 3, 2), groups=33, stride=(1, 2)),

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import jaxconv
 from jaxconv import geometry
@@ -87,10 +86,8 @@ PLANS = [
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("blocks", "sum_over_taps", "direct"),
     ("large_blocks", "groups", "direct"),
-    ("split_channels", "winograd", "direct"),
-    ("channels_to_groups", "direct"),
     ("repeat_channels", "direct"),
-    ("blocks", "last", "groups", "winograd", "sum_over_taps", "matrix_product"),
+    ("blocks", "last", "groups", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
 ]
 RESULTS = {"rows": ("weight",), "matrix_product": ("weight",), "gathers": ("output", "input")}
@@ -122,9 +119,7 @@ def _direct(result, g, per_group=(2, 3)):
 def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     g = GEOMETRIES[name]
 
-    # A block to each image, and channels one by one.
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(plans, "SUMMED_AT_ONCE", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)  # A block to each image.
     monkeypatch.setattr(onednn, "MOST_SUMMED", dict.fromkeys((1, 2, 3), 1))
 
     @jax.jit
@@ -271,57 +266,6 @@ def test_no_dilated_input_meets_a_larger_kernel(platform):
     if platform != "cpu":
         y = jnp.ones((1, 2, 8, 9))
         assert "lhs_dilate = [2, 2]" in lowered(**strides)
-
-
-@pytest.mark.parametrize("result", plans.OPERANDS)
-def test_winograds_algorithm_is_for_float32_of_no_precision(result):
-    """It multiplies sums, which rounds in another way than a sum of products."""
-
-    def products(dtype, **options):
-        ab = [array.astype(dtype) for array in _operands(result, THREE_TAPS)]
-        plan = ("winograd_if_finite", "convolution")
-        form = functools.partial(plans.carry_out, plan, result, g=THREE_TAPS, **options)
-        return str(jax.make_jaxpr(form)(*ab)).count("dot_general")
-
-    assert products("float32") > 16
-    assert products("float64") == products("bfloat16") == 0
-    assert products("float32", precision=jax.lax.Precision.HIGHEST) == 0
-
-
-@pytest.mark.parametrize("result", plans.OPERANDS)
-@pytest.mark.parametrize("pair", [(np.inf, np.inf), (np.nan, 1), (3e38, -3e38)], ids=str)
-def test_winograds_sums_make_no_infinity_or_nan(result, pair):
-    """Of elements that the original form does not add, or not with these signs."""
-    a, b = (array.astype(jnp.float32) for array in _operands(result, THREE_TAPS))
-    a = a.at[1, 2:4, 3, 1].set(jnp.asarray(pair, jnp.float32))
-    b = jnp.ones_like(b)
-    expected = plans.DIRECT[result](a, b, THREE_TAPS)
-
-    def agrees(*plan):
-        actual = jax.jit(functools.partial(plans.carry_out, plan, result, g=THREE_TAPS))(a, b)
-        kinds = [np.isinf, np.isnan]
-        return all(np.array_equal(kind(actual), kind(expected)) for kind in kinds)
-
-    assert agrees("winograd_if_finite", "direct")
-    assert not agrees("winograd", "direct") or np.isnan(pair[0])
-
-
-def test_layers_by_winograds_algorithm_agree_with_torch():
-    """Of a size for which the rule for a CPU takes it, with an odd one and unequal padding."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 200, 13, 12)).astype(np.float32)
-    w = rng.normal(size=(204, 200, 3, 3)).astype(np.float32)
-    g = Geometry((13, 12), (3, 3), (13, 14), (1, 1), (1, 2), (1, 1))
-    for result in plans.OPERANDS:
-        assert "winograd_if_finite" in cpu.choose(result, g, 200, 204, Setting(jnp.float64))
-    kwargs = {"padding": (1, 2)}
-    y, vjp = jax.vjp(functools.partial(jaxconv.conv2d, **kwargs), jnp.asarray(x), jnp.asarray(w))
-    cotangent = rng.normal(size=y.shape).astype(np.float32)
-    tx, tw = (oracle.to_torch(array).double().requires_grad_() for array in (x, w))
-    ty = oracle.F.conv2d(tx, tw, **kwargs)
-    expected = torch.autograd.grad(ty, (tx, tw), oracle.to_torch(cotangent).double())
-    for actual, exact in zip((y, *vjp(jnp.asarray(cotangent))), (ty, *expected), strict=True):
-        oracle.assert_close(actual, exact.detach().numpy(), 2e-6)
 
 
 @pytest.mark.parametrize(("groups", "channels"), [(2, 2), (4, 2), (40, 2), (40, 1)])

@@ -263,13 +263,16 @@ def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
 
 @available
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
-@pytest.mark.parametrize("channels", [64, 65, 67, 130, 142])
-def test_more_channels_than_it_rounds_well_are_summed_in_parts(channels, transposed):
-    """As groups; of 67 and of 142 there are no equal parts that are few and large enough."""
-    shape = (channels, 17, 3, 2) if transposed else (17, channels, 3, 2)
-    x, w, bias = _arrays((2, channels, 9, 11), shape, 17)
-    layer = jaxconv.conv_transpose2d if transposed else jaxconv.conv2d
-    assert _program(layer, x, w, bias).count(CALL) == (channels in (64, 130))
+@pytest.mark.parametrize("size", [(9,), (9, 11), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("channels", [48, 49, 64, 65, 67, 129, 142])
+def test_more_channels_than_it_rounds_well_are_summed_in_parts(channels, size, transposed):
+    """Equal parts, in a loop, but for the first."""
+    n = len(size)
+    shape = (channels, 17) if transposed else (17, channels)
+    x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
+    layer = getattr(jaxconv, f"conv_transpose{n}d" if transposed else f"conv{n}d")
+    in_parts = channels > onednn.MOST_SUMMED[n]
+    assert _program(layer, x, w, bias).count(CALL) == (2 if in_parts else 1)
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = getattr(oracle.F, layer.__name__)(*operands)
     oracle.assert_close(jax.jit(layer)(x, w, bias), expected.numpy(), 2e-6)
@@ -310,12 +313,26 @@ def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
 
 
 @available
-def test_winograds_algorithm_is_for_few_cores():
-    """Its copies and sums are work that many cores share badly."""
-    g = Geometry((28, 28), (3, 3), (28, 28), (1, 1), (1, 1), (1, 1), channels_last=True)
-    for result in ("output", "input"):
-        few, many = (
-            cpu.choose(result, g, 128, 128, Setting(jnp.float32, cores=cores)) for cores in (2, 16)
-        )
-        assert "winograd_if_finite" in few
-        assert many[-2:] == ("channels_to_groups", "onednn")
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "channels_last", "by_product"),
+    [
+        ((64, 64), 1, 0, True, True),
+        ((128, 127), 2, 0, True, True),
+        ((64, 63), 1, 0, True, False),  # The bias is no long work.
+        ((64, 64), 1, 1, True, False),
+        ((64, 64), 1, 0, False, False),
+    ],
+)
+def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(
+    size, stride, padding, channels_last, by_product
+):
+    x, w, bias = _arrays((2, 5, *size), (32, 5, 1, 1), 32)
+    layout = {"data_format": "channels_last"} if channels_last else {}
+    layer = functools.partial(jaxconv.conv2d, stride=stride, padding=padding, **layout)
+    image = np.moveaxis(x, 1, -1) if channels_last else x
+    assert _program(layer, image, w, bias).count(f"{CALL}matmul") == by_product
+    assert CALL not in _program(layer, image, w)
+    actual = jax.jit(layer)(image, w, bias)
+    operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
+    expected = oracle.F.conv2d(*operands, stride=stride, padding=padding).numpy()
+    oracle.assert_close(actual, np.moveaxis(expected, 1, -1) if channels_last else expected, 2e-6)

@@ -12,13 +12,13 @@ for example. Each contraction of T then follows from the contractions of the T_i
     conv_weight(x, y) = sum of W_i'(conv_weight_i(X_i(x), Y_i(y)))
 
 where ' is the transpose, which JAX works out. So a change is stated once, as X, W and Y, and serves
-all three. No change but `winograd` multiplies an element of one array with an element of another
-that the original form doesn't, save for zeros of padding: Inf and NaN stay where they belong.
+all three. No change multiplies an element of one array with an element of another that the original
+form doesn't, save for zeros of padding: Inf and NaN stay where they belong.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -427,66 +427,6 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
     return Change([part], x_map, _same, y_map)
 
 
-def winograd(g: Geometry, axes: Sequence[int]) -> Change:
-    """Along axes of three taps and stride 1: two windows by 4 products, not 6.
-
-    Winograd's algorithm F(2, 3) (arXiv 1509.09308), for the windows q and q + d, which meet x at q,
-    q + d, q + 2d and q + 3d. Along n axes, 4^n products give 2^n windows.
-    """
-    blocks = {axis: -(-g.output_size[axis] // (2 * g.dilation[axis])) for axis in axes}
-
-    def halves(image, lows, more):
-        """Each axis as blocks of 2d, `more` than those of y, and of each block the first d and the
-        second; for several axes all combinations, with the first axis slowest."""
-        for axis in axes:
-            size = 2 * g.dilation[axis] * (blocks[axis] + more)
-            image = fit(image, g.spatial_axes[axis], lows[axis], size)
-        pieces = [image]
-        for axis in axes:
-            pieces = [half for p in pieces for half in in_halves(p, axis)]
-        return pieces
-
-    def in_halves(image, axis):
-        d, axis = g.dilation[axis], g.spatial_axes[axis]
-        image = _split_axis(_split_axis(image, axis, d), axis, 2)
-        return [lax.collapse(half, axis, axis + 2) for half in _unstack(image, axis + 1)]
-
-    def x_along(axis, first, second):
-        d, size = g.dilation[axis], blocks[axis] * g.dilation[axis]
-        x0, x1, x2, x3 = (
-            lax.slice_in_dim(half, start, start + size, axis=g.spatial_axes[axis])
-            for start in (0, d)
-            for half in (first, second)
-        )
-        return [x0 - x2, x1 + x2, x2 - x1, x1 - x3]
-
-    def w_along(axis, w):
-        w0, w1, w2 = lax.split(w, (1, 1, 1), axis=2 + axis)
-        return [w0, (w0 + w1 + w2) / 2, (w0 - w1 + w2) / 2, w2]
-
-    def y_along(axis, y0, y1):
-        return [y0, y0 + y1, y0 - y1, -y1]
-
-    def along_axes(form, pieces, length):
-        """What `form` makes of `length` pieces, along each axis in turn."""
-        for axis in axes:
-            # From the slowest axis, which is the fastest of the results: the next one's turn then.
-            rest = len(pieces) // length
-            pieces = [result for n in range(rest) for result in form(axis, *pieces[n::rest])]
-        return pieces
-
-    part = g
-    for axis in axes:
-        size = blocks[axis] * g.dilation[axis]
-        part = _one_tap(replace_axis(part, axis, output_size=size), axis)
-    return Change(
-        [part] * 4 ** len(axes),
-        lambda x: along_axes(x_along, halves(x, g.padding_low, 1), 2),
-        lambda w: along_axes(w_along, [w], 1),
-        lambda y: along_axes(y_along, halves(y, (0,) * g.num_spatial_dims, 0), 2),
-    )
-
-
 def fill_channels(g: Geometry, role: str, channels: int) -> Change:
     """The channels of y or x, without groups, filled up to `channels` by zeros."""
 
@@ -496,36 +436,6 @@ def fill_channels(g: Geometry, role: str, channels: int) -> Change:
     if role == "output":
         return Change([g], _same, lambda w: [fit(w, 0, 0, channels)], image_map)
     return Change([g], image_map, lambda w: [fit(w, 1, 0, channels)], _same)
-
-
-def split_channels(g: Geometry, role: str, channels: int, parts: int) -> Change:
-    """The channels of x or y, without groups, in equal parts, or the last one shorter."""
-    size = -(-channels // parts)
-    sizes = [size] * (parts - 1) + [channels - size * (parts - 1)]
-
-    def image_map(image):
-        return list(lax.split(image, sizes, axis=g.channel_axis))
-
-    def whole(image):
-        return [image] * parts
-
-    if role == "output":
-        return Change([g] * parts, whole, lambda w: list(lax.split(w, sizes, axis=0)), image_map)
-    return Change([g] * parts, image_map, lambda w: list(lax.split(w, sizes, axis=1)), whole)
-
-
-def channels_to_groups(g: Geometry, parts: int) -> Change:
-    """The channels of x, without groups, as groups, each with all channels of y for itself."""
-
-    def w_map(w):
-        w = _split_axis(w, 1, w.shape[1] // parts)
-        w = jnp.moveaxis(w, 1, 0)
-        return [w.reshape(-1, *w.shape[2:])]
-
-    def y_map(y):
-        return [jnp.concatenate([y] * parts, g.channel_axis)]
-
-    return Change([dataclasses.replace(g, groups=parts)], _same, w_map, y_map)
 
 
 def repeat_channels(g: Geometry, multiplier: int) -> Change:

@@ -19,14 +19,8 @@ LANES = 16
 WIDE_GROUP = 256
 """Products of a group's channel counts from which its weight gradient is worth a call."""
 
-SMALL_PART = 24
-"""Parts of the channels that are summed at once are worth it from so many on."""
-
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
-
-MANY_CORES = 8
-"""From so many on, the copies and sums of Winograd's algorithm take longer than its products."""
 
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
@@ -50,15 +44,18 @@ def _by_onednn(
     """A plan with oneDNN, if it is faster than XLA's."""
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
-    if not _leave_to_onednn(plan, result, g, in_channels, out_channels, setting.cores):
+    if result == "output" and _is_one_product(g):
+        return ("taps_to_channels", "onednn")
+    if not _leave_to_onednn(plan, result, g, in_channels, out_channels):
         return None
     exchange = ("exchange",) if result == "input" else ()
-    summed = (out_channels if result == "input" else in_channels) // g.groups
-    moved = (*xla_cpu.channels_moved(g, setting.one_device), *exchange)
-    if summed > onednn.MOST_SUMMED[g.num_spatial_dims]:
-        # In blocks, since the result of each part is as large as that of all.
-        return ("large_blocks", *moved, "channels_to_groups", "onednn")
-    return (*moved, "onednn")
+    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, "onednn")
+
+
+def _is_one_product(g: Geometry) -> bool:
+    """Whether y is a product of w and single elements of x."""
+    padded = any(g.padding_low) or max(g.padding_high) > 0
+    return g.channels_last and g.groups == g.taps == 1 and not padded
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
@@ -93,7 +90,7 @@ def _fills_lanes_better(c: int, o: int) -> bool:
 
 
 def _leave_to_onednn(
-    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, cores: int
+    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int
 ) -> bool:
     """Whether it has fast code for what gives y or x, and XLA:CPU none that is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
@@ -108,21 +105,15 @@ def _leave_to_onednn(
     if not onednn.fits(g, c * g.groups, o * g.groups):
         return False
     if c > onednn.MOST_SUMMED[g.num_spatial_dims]:
-        return g.groups == 1 and _pays_in_parts(plan, g, c, o, cores)
+        return g.groups == 1 and not _leaves_out_padding(plan, g)
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
     return not few or _is_fast_at_few(g, c, o)
 
 
-def _pays_in_parts(plan: Plan, g: Geometry, c: int, o: int, cores: int) -> bool:
-    """Whether oneDNN is faster even if what it sums over parts of the channels is yet to be added
-    up. For few cores, it isn't against Winograd's algorithm, nor for small images against products
-    without padding."""
-    if c // onednn.parts_of_channels(g, c) < SMALL_PART:
-        return False
-    if set(g.dilation) == {1} and any("met_taps" in name for name in plan):
-        return False
-    winograd = "winograd_if_finite" in plan and min(c, o) >= xla_cpu.MANY_CHANNELS
-    return not winograd or cores >= MANY_CORES
+def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
+    """Whether XLA's plan saves the products with padding of a small image: more than is gained, if
+    what oneDNN sums over parts of the channels is yet to be added up."""
+    return set(g.dilation) == {1} and any("met_taps" in name for name in plan)
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:

@@ -52,6 +52,10 @@ SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
 """Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
 does so in parts, if y has at least so many elements."""
 
+LARGE_RESULT = 1 << 18
+"""Elements from which it takes longer to go over them once more, to add a bias, than to call oneDNN
+for a product."""
+
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels that a convolution may sum over. Of channels last, oneDNN adds up all one by
 one; of the channels first that torch gives it, parts of 16. So this is twice torch's rounding."""
@@ -88,12 +92,6 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     return max(sizes) <= LARGEST
 
 
-def parts_of_channels(g: Geometry, channels: int) -> int:
-    """Into so many equal parts they are divided, of which each may be summed over."""
-    most = MOST_SUMMED[g.num_spatial_dims]
-    return next(n for n in range(1, channels + 1) if channels % n == 0 and channels <= n * most)
-
-
 def takes_one_channel(kernel_size: Sequence[int]) -> bool:
     """Whether it has code for a kernel over one channel that isn't depthwise."""
     return math.prod(kernel_size[:-1]) <= MOST_ROWS and math.prod(kernel_size) <= MOST_TAPS
@@ -109,7 +107,21 @@ def conv(
     g = geometry
     if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
         return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias)[:, 0]
-    return _convolution(x, w, tuple(range(w.ndim)), g, bias)
+    axes = tuple(range(w.ndim))
+    channels, parts = w.shape[1], -(-w.shape[1] // MOST_SUMMED[g.num_spatial_dims])
+    if g.groups > 1 or parts == 1:
+        return _convolution(x, w, axes, g, bias)
+    size = -(-channels // parts)
+    rest = channels - (parts - 1) * size
+
+    def add_part(n, y):
+        start = rest + n * size
+        of_x = lax.dynamic_slice_in_dim(x, start, size, g.channel_axis)
+        of_w = lax.dynamic_slice_in_dim(w, start, size, 1)
+        return _convolution(of_x, of_w, axes, g, added=y)
+
+    first = _convolution(x[..., :rest], w[:, :rest], axes, g, bias)
+    return lax.fori_loop(0, parts - 1, add_part, first)
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
@@ -226,6 +238,21 @@ def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) ->
     return depthwise and fits(for_depthwise_weight(g, batch), channels, channels)
 
 
+def adds_faster(x: jax.Array, bias: jax.Array | None) -> bool:
+    """Whether a product and a bias take longer in turn than by one call."""
+    return bias is not None and math.prod(x.shape[:-1]) * bias.size >= LARGE_RESULT
+
+
+def by_matrices(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+    """y of a kernel of one tap and stride 1, as one product over all positions."""
+    positions = x.reshape(-1, x.shape[-1])
+    shape = (positions.shape[0], w.shape[0])
+    config = {"transpose_b": True, "fusions": {"ops": ["BIAS"]}}
+    operands = (positions, w.reshape(w.shape[:2]), bias[None])
+    y = _call("matmul", {"onednn_matmul_config": config}, shape, *operands)
+    return y.reshape(*x.shape[:-1], -1)
+
+
 def weight_by_matrices(x: jax.Array, y: jax.Array) -> jax.Array:
     """w of a kernel of one tap, as one product over all positions."""
     x, y = (image.reshape(-1, image.shape[-1]) for image in (x, y))
@@ -239,8 +266,11 @@ def _convolution(
     kernel_axes: Sequence[int],
     g: Geometry,
     bias: jax.Array | None = None,
+    added: jax.Array | None = None,
 ) -> jax.Array:
-    """The axes of the kernel are those of its output channels, input channels, and space."""
+    """y, and what is added to it: a bias, or another y, whose memory this one takes.
+
+    The axes of the kernel are those of its output channels, input channels, and space."""
     low, high = g.padding_low, g.padding_high
     for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
         x = crop(x, axis, max(-before, 0), max(-after, 0))
@@ -268,12 +298,14 @@ def _convolution(
             "strides": g.stride,
             "window_dilations": g.dilation,
         },
-        "fusions": {"ops": [] if bias is None else ["BIAS"]},
+        "fusions": {"ops": ["BIAS"] * (bias is not None) + ["SUM"] * (added is not None)},
         "feature_groups": g.groups,
     }
     shape = (x.shape[0], *g.output_size, w.shape[out_axis])
-    operands = (x, w) if bias is None else (x, w, bias)
-    return _call("convolution", {"onednn_conv_config": config}, shape, *operands)
+    more = [array for array in (bias, added) if array is not None]
+    in_place = None if added is None else 1 + len(more)
+    config = {"onednn_conv_config": config}
+    return _call("convolution", config, shape, x, w, *more, in_place=in_place)
 
 
 def _with_two_axes(g: Geometry) -> Geometry:
@@ -285,13 +317,19 @@ def _with_two_axes(g: Geometry) -> Geometry:
 
 
 def _call(
-    name: str, config: dict[str, Any], shape: Sequence[int], *operands: jax.Array
+    name: str,
+    config: dict[str, Any],
+    shape: Sequence[int],
+    *operands: jax.Array,
+    in_place: int | None = None,
 ) -> jax.Array:
+    """An array of that shape, which may take the place of one of the operands."""
     call = jax.ffi.ffi_call(
         f"__onednn${name}",
         jax.ShapeDtypeStruct(tuple(shape), jnp.float32),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps(config),
+        input_output_aliases={} if in_place is None else {in_place: 0},
     )
     return call(*operands)
 
@@ -323,16 +361,27 @@ def _has_avx2() -> bool:
 
 
 def _compute_what_they_should() -> bool:
-    """A convolution of which every number differs from the next, and a product."""
+    """A convolution of which every number differs from the next, added to itself, and products."""
     g = Geometry((9, 7), (3, 2), (3, 7), (2, 1), (1, 2), (2, 3), 2, channels_last=True)
     rng = np.random.default_rng(0)
     shapes = ((2, *g.input_size, 4), (6, 2, *g.kernel_size), (6,))
     x, w, bias = (rng.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
     on_cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    y = jax.jit(functools.partial(conv, geometry=g))(*jax.device_put((x, w), on_cpu), bias=bias)
-    product = jax.jit(weight_by_matrices)(*jax.device_put((x, x[..., 1:]), on_cpu))
-    expected_product = np.einsum("nhwo,nhwc->oc", x[..., 1:], x)
-    return np.array_equal(y, _by_sums(x, w, g) + bias) and np.array_equal(product, expected_product)
+
+    def twice(x, w, bias):
+        once = _convolution(x, w, (0, 1, 2, 3), g, bias)
+        return _convolution(x, w, (0, 1, 2, 3), g, added=once)
+
+    y = jax.jit(twice)(*jax.device_put((x, w, bias), on_cpu))
+    weight = jax.jit(weight_by_matrices)(*jax.device_put((x, x[..., 1:]), on_cpu))
+    single = rng.integers(-9, 10, (6, 4)).astype(np.float32)
+    product = jax.jit(by_matrices)(*jax.device_put((x, single, bias), on_cpu))
+    expected = (
+        2 * _by_sums(x, w, g) + bias,
+        np.einsum("nhwo,nhwc->oc", x[..., 1:], x),
+        np.einsum("nhwc,oc->nhwo", x, single) + bias,
+    )
+    return all(map(np.array_equal, (y, weight, product), expected))
 
 
 def _by_sums(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:

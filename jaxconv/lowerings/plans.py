@@ -22,17 +22,13 @@ OPERANDS = {
 CHANNEL_TILE = 64
 """To a multiple of it `fill_channels` fills: XLA:CPU computes so many channels at once."""
 
-SUMMED_AT_ONCE = 128
-"""Channels that `split_channels` leaves together. Rounding grows with the square root of how many
-are summed one by one: XLA:CPU's convolution takes the sum in parts, its matrix product does not."""
-
 OPERAND_TILE = 4
 """To a multiple of it `fill_operand` fills: an odd number of channels can be slow there."""
 
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `exchange` and `winograd_if_finite`."""
+Some stand for more than a change of variables: `BLOCKS` and `exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
@@ -51,8 +47,6 @@ def carry_out(
         if name in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
-        if name == "winograd_if_finite":
-            return _winograd_if_finite(plan[position + 1 :], result, a, b, g, options)
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -63,46 +57,14 @@ def carry_out(
     return _COMPUTATIONS[plan[-1]](result, a, b, g, options)
 
 
-def _winograd_if_finite(
-    rest: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, options: Any
-) -> jax.Array:
-    """float32 by Winograd's algorithm, unless a precision is asked for; else by the rest of the
-    plan.
-
-    The algorithm adds up elements that do not meet, so that an Inf or a NaN shows where it should
-    not, and large numbers overflow. Then all is computed again, by products alone: XLA:CPU is slow
-    at a convolution in a loop. A conditional in place of the loop would copy the result.
-    """
-    dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
-    if dtypes != {jnp.dtype(jnp.float32)} or options.get("precision") is not None:
-        return carry_out(rest, result, a, b, g, **options)
-    fast = carry_out(_WINOGRAD[result], result, a, b, g, **options)
-    again = functools.partial(carry_out, _PRODUCTS_ALONE, result, a, b, g, **options)
-    _, y = lax.while_loop(
-        lambda state: state[0],
-        lambda state: (jnp.zeros_like(state[0]), again()),
-        (~jnp.isfinite(jnp.sum(fast)), fast),
-    )
-    return y
-
-
-_PRODUCTS_ALONE: Plan = ("blocks", "sum_over_taps", "direct")
-_WINOGRAD: dict[str, Plan] = {
-    "output": ("blocks", "split_channels", "winograd", "direct"),
-    "input": ("blocks", "split_channels", "winograd", "direct"),
-    "weight": ("blocks", "winograd", "matrix_product"),
-}
 _ADDING = {
     **dict.fromkeys(BLOCKS, ("weight",)),
     "image_to_halves": ("input",),
-    "split_channels": ("output", "input"),
-    "channels_to_groups": ("output",),
     "repeat_channels": ("input",),
     "phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
-    "winograd": ("output", "input", "weight"),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
     "gathers": ("output", "input"),
@@ -137,6 +99,7 @@ def takes_bias(plan: Plan) -> bool:
 _KEEPING_RESULTS = (
     {"crop_kernel", "last_in_memory", "exchange"},
     {"crop_kernel", "last_in_memory", "repeat_channels"},
+    {"crop_kernel", "taps_to_channels"},
 )
 """Changes that leave each element of the result as it is, if there are no others."""
 
@@ -254,24 +217,6 @@ def _extend_output(g: Geometry, axis: int, result: str, **_) -> Change | None:
     return changes.extend_output(g, axis)
 
 
-def _winograd(g: Geometry, axis: int, result: str, **_) -> Change | None:
-    """Along all axes from `axis` on."""
-    axes = [n for n in range(axis, g.num_spatial_dims) if fits_winograd(g, n)]
-    if not axes:
-        return None
-    if result != "input" or set(g.stride) != {1}:
-        return changes.winograd(g, axes)
-    # Of y and x in each other's place: sums of elements of y are made for x.
-    change = changes.winograd(g.exchanged(), axes)
-    parts = [part.exchanged() for part in change.parts]
-    taps_of_axes = [2 + n for n in axes]
-    return Change(parts, change.y, lambda w: change.w(lax.rev(w, taps_of_axes)), change.x)
-
-
-def fits_winograd(g: Geometry, axis: int) -> bool:
-    return g.kernel_size[axis] == 3 and g.stride[axis] == 1
-
-
 def _fill_channels(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
     return None if result == "weight" else _filled(g, result, b, CHANNEL_TILE)
 
@@ -285,23 +230,6 @@ def _filled(g: Geometry, role: str, w: jax.Array, tile: int) -> Change | None:
     channels = w.shape[0 if role == "output" else 1]
     filled = -(-channels // tile) * tile
     return changes.fill_channels(g, role, filled) if g.groups == 1 and filled > channels else None
-
-
-def _split_channels(g: Geometry, axis: int, result: str, a: jax.Array, **_) -> Change | None:
-    """Those over which the contraction sums."""
-    channels = a.shape[g.channel_axis]
-    parts = -(-channels // SUMMED_AT_ONCE)
-    if result == "weight" or g.groups > 1 or parts == 1:
-        return None
-    return changes.split_channels(g, OPERANDS[result][0], channels, parts)
-
-
-def _channels_to_groups(g: Geometry, axis: int, result: str, b: jax.Array, **_) -> Change | None:
-    """If oneDNN is to sum over parts of the channels."""
-    if result == "weight" or g.groups > 1:
-        return None
-    parts = onednn.parts_of_channels(g, b.shape[1])
-    return changes.channels_to_groups(g, parts) if parts > 1 else None
 
 
 def _repeat_channels(
@@ -353,11 +281,8 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "image_to_halves": _image_to_halves,
     "batch_to_last_axis": _batch_to_last_axis,
     "extend_output": _extend_output,
-    "winograd": _winograd,
     "fill_channels": _fill_channels,
     "fill_operand": _fill_operand,
-    "split_channels": _split_channels,
-    "channels_to_groups": _channels_to_groups,
     "repeat_channels": _repeat_channels,
     "groups": _groups,
     "crop_kernel": _crop_kernel,
@@ -430,9 +355,12 @@ def _compute_onednn(result: str, a, b, g: Geometry, options) -> jax.Array:
     bias = options.get("bias")
     dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
     if dtypes == {jnp.dtype(jnp.float32)} and g.channels_last:
-        if result == "output" and onednn.fits(g, a.shape[-1], b.shape[0]):
+        one_product = g.groups == 1 and products.fits(g)
+        if result == "output" and one_product and onednn.adds_faster(a, bias):
+            return onednn.by_matrices(a, b, bias)
+        if result == "output" and not one_product and onednn.fits(g, a.shape[-1], b.shape[0]):
             return onednn.conv(a, b, g, bias)
-        if result == "weight" and g.groups == 1 and products.fits(g):
+        if result == "weight" and one_product:
             w = onednn.weight_by_matrices(a, b)
             return w.reshape(*w.shape, *g.kernel_size)
         if result == "weight" and onednn.fits_weight(g, a.shape[0], a.shape[-1], b.shape[-1]):

@@ -1,6 +1,5 @@
 """What a rule may look at besides shapes: the dtype, the machine, what becomes of the program."""
 
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +18,11 @@ class Setting(NamedTuple):
     kept: bool = False
     """Whether the program is to be written down: exported, or put into a compilation cache."""
 
-    cores: int = 2
-    """Cores of this machine that a CPU's program may use."""
-
 
 def read(context: mlir.LoweringRuleContext, dtype: Any) -> Setting:
     """The setting of what is being lowered."""
     module: Any = context.module_context
-    return Setting(dtype, _on_one_device(module.axis_context), _is_kept(module), _cores())
+    return Setting(dtype, _on_one_device(module.axis_context), _is_kept(module))
 
 
 def _on_one_device(axes: Any) -> bool:
@@ -39,8 +35,3 @@ def _is_kept(module: Any) -> bool:
     config: Any = jax.config
     caches = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
     return module.lowering_parameters.for_export or bool(caches)
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it.
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -17,7 +17,6 @@ from jaxconv.lowerings.plans import (
     STACKED_PLANES,
     Plan,
     divides,
-    fits_winograd,
     is_patchify,
 )
 from jaxconv.lowerings.setting import Setting
@@ -119,22 +118,8 @@ MOSTLY_PADDING = 1 / 3
 NOTHING_BUT_PADDING = 2 / 3
 """and from which along both axes."""
 
-PRODUCTS_SAVED = 20 if SPLITS_COLUMNS_ONLY else 96
-"""Winograd's algorithm pays from so many products on, of channels, to an element of x or y that it
-adds to others: fewer where a convolution leaves cores idle."""
-
-PRODUCTS_SAVED_FOR_WEIGHT = 12
-"""The same for a weight,"""
-
-MANY_POSITIONS = 128
-"""and for all with at least so many positions in an image, for it transforms weights as well,"""
-
-WASTED_POSITIONS = 1.25
-"""filled up to pairs, though not to many more,"""
-
-LARGE_IMAGE = 5 << 18
-"""and at most so many elements, in and out, twice as many for a weight: all that it makes of them
-should stay in the cache."""
+LARGE_IMAGE = 5 << 17
+"""An image of more elements, in x and y, is not worth copying to keep all cores busy."""
 
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
@@ -262,34 +247,12 @@ def _gathers_pay(result: str, g: Geometry) -> bool:
     return g.groups >= MANY_GATHERED and g.taps <= (SMALL_KERNEL if strided else FEW_GATHERS)
 
 
-def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
-    winograd = ("winograd_if_finite",) if one_device and _winograd_pays(result, g, c, o) else ()
-    return (*winograd, *_dense_by_taps(result, g, c, o, one_device))
-
-
-def _winograd_pays(result: str, g: Geometry, c: int, o: int) -> bool:
-    """Whether Winograd's algorithm saves more than its sums and copies cost: of x and y, it makes
-    four times as much, of w twice."""
-    axes = range(g.num_spatial_dims)
-    if g.num_spatial_dims != 2 or g.groups > 1 or not all(fits_winograd(g, n) for n in axes):
-        return False
-    positions = math.prod(g.output_size)
-    pairs = zip(g.output_size, g.dilation, strict=True)
-    computed = math.prod(-(-size // (2 * d)) * 2 * d for size, d in pairs)
-    saved, most = PRODUCTS_SAVED, LARGE_IMAGE
-    if result == "weight":
-        saved, most = PRODUCTS_SAVED_FOR_WEIGHT, 2 * LARGE_IMAGE
-    pays = c * o >= saved * (c + o) and _elements(g, c, o) <= most
-    fits = MANY_POSITIONS <= computed <= WASTED_POSITIONS * positions
-    return pays and fits
-
-
 def _elements(g: Geometry, c: int, o: int) -> int:
     """Of an image, in x and y."""
     return c * math.prod(g.input_size) + o * math.prod(g.output_size)
 
 
-def _dense_by_taps(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
+def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
         return ("taps_to_channels", "direct")  # One window, or single elements: a product.
     if result == "weight":
@@ -335,7 +298,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
 def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) -> Plan | None:
     """A convolution over two axes by ones over the last, if that pays, where `few` columns leave a
     core idle, and `many` products make that matter."""
-    idle = few and _elements(g, c, o) <= LARGE_IMAGE // 2
+    idle = few and _elements(g, c, o) <= LARGE_IMAGE
     pays = c * o >= (1 if idle else 2) * PRODUCTS_OF_ROWS * (c + o)
     if result == "input" and (pays or (idle and many)):
         return ROWS_OF_TAPS
