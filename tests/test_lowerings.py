@@ -228,16 +228,23 @@ WIDE_LAYERS = {
     "product": ((3, 13), _geometry((9, 12), (3, 3), (1, 1), (1, 0))),
     "product-strided": ((2, 15), _geometry((11, 14), (3, 4), (2, 3), (1, 2))),
     "one-channel": ((1, 60), _geometry((9, 12), (5, 4), (1, 1), (2, 0))),
+    "one-channel-1d": ((1, 60), _geometry((37,), (10,), (5,), (2,))),
+    "few-channels-strided": ((3, 50), _geometry((11, 14), (4, 3), (2, 2), (1, 2))),
+    "few-channels-3d": ((2, 60), _geometry((5, 6, 7), (2, 3, 4), (1, 1, 1), (1, 0, 2))),
+    "few-channels-out": ((40, 4), _geometry((9, 12), (3, 2), (1, 1), (1, 1))),
+    "few-channels-out-1d": ((30, 3), _geometry((31,), (5,), (1,), (4,), d=(2,))),
+    "dilated-far": ((9, 4), _geometry((12, 13), (3, 2), (1, 1), (10, 11), d=(10, 11))),
 }
 """With channels enough, of x and y for each group, for rules that count products."""
 
 
+@pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("name", WIDE_LAYERS)
-def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, channels_last):
+def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, channels_last, choose):
     per_group, g = WIDE_LAYERS[name]
     g = dataclasses.replace(g, channels_last=channels_last)
-    _assert_rules_equal_the_direct_form(cpu.choose, g, per_group, one_device=True)
+    _assert_rules_equal_the_direct_form(choose, g, per_group, one_device=True)
 
 
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])

@@ -18,6 +18,12 @@ from jaxconv.lowerings.setting import Setting
 FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
+FEW_IN_IMAGE = 4
+"""Channels of an image without groups up to which all that windows meet is copied,"""
+
+LONG = 128
+"""if a kernel is no longer than that along any axis: each tap is a slice to compile."""
+
 FEW_GROUPS = 8
 """Up to so many groups, what cuDNN is slow at pays to be computed one by one."""
 
@@ -47,8 +53,8 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, setting.dtype, setting.one_device)
     if g.groups > 1:
-        return _grouped(result, g, setting.dtype)
-    return _dense(result, g, setting.dtype)
+        return _grouped(result, g, c, o, setting.dtype)
+    return _by_copies(result, g, c, o) or _dense(result, g, c, o, setting.dtype)
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device: bool) -> Plan:
@@ -80,33 +86,49 @@ def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
     return jnp.finfo(dtype).bits < 32 and not one_device
 
 
-def _grouped(result: str, g: Geometry, dtype: Any) -> Plan:
+def _grouped(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     if is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.groups == 2 and g.taps > 1:
-        return ("groups", *_dense(result, g, dtype))
+        return ("groups", *_dense(result, g, c, o, dtype))
     if _is_dilated_weight(result, g):
-        return _dilated_weight(g)
+        return _dilated_weight(g, c, o)
     if result == "input" and max(g.stride) > 1:
-        return _grouped_strided_input(g, dtype)
+        return _grouped_strided_input(g, c, o, dtype)
     if g.num_spatial_dims == 3 and g.kernel_size[0] > DEEP:
         one_by_one = ("groups",) if g.groups <= FEW_GROUPS else ()
         return (*one_by_one, *STACKED_PLANES, "direct")
     return ("convolution",)
 
 
-def _grouped_strided_input(g: Geometry, dtype: Any) -> Plan:
+def _grouped_strided_input(g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     is_3d = g.num_spatial_dims == 3
     if is_3d and divides(g):
         return ("stride_to_channels", *STACKED_PLANES, "direct")
     if max(g.dilation) > 1:
         return ("phases", "direct")
     if is_3d and g.groups <= FEW_GROUPS:
-        return ("groups", *_dense("input", g, dtype))
+        return ("groups", *_dense("input", g, c, o, dtype))
     return ("convolution",)
 
 
-def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
+def _by_copies(result: str, g: Geometry, c: int, o: int) -> Plan | None:
+    """One product, of all taps as channels, for images of a few channels: cuDNN's code is for more.
+
+    Only if what is copied for the taps is no larger than the other image, or with x and y
+    exchanged. What gives images of many channels, cuDNN is as fast at over two axes."""
+    if c > o and set(g.stride) == {1}:
+        result = {"output": "input", "input": "output"}.get(result, result)
+        plan = _by_copies(result, g.exchanged(), o, c)
+        return ("exchange", *plan) if plan else None
+    if c > FEW_IN_IMAGE or c * g.taps > o or max(g.kernel_size) > LONG or g.taps == 1:
+        return None
+    if result == "output" and g.num_spatial_dims == 2:
+        return None
+    return ("stride_to_channels", "taps_to_channels", "direct")
+
+
+def _dense(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     if is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.taps == 1 and result == "weight":
@@ -117,7 +139,7 @@ def _dense(result: str, g: Geometry, dtype: Any) -> Plan:
             return ("stride_to_channels", *by_depth) if divides(g) else ("convolution",)
         return by_depth
     if _is_dilated_weight(result, g):
-        return _dilated_weight(g)
+        return _dilated_weight(g, c, o)
     if result == "input" and set(g.stride) == {1} and g.taps > 1:
         return ("exchange", "convolution")  # cuDNN has the faster code for a forward one.
     return ("convolution",)
@@ -128,17 +150,16 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
     return result == "weight" and max(g.dilation) > 1
 
 
-def _dilated_weight(g: Geometry) -> Plan:
+def _dilated_weight(g: Geometry, c: int, o: int) -> Plan:
     if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
         return ("phases", "direct")  # None of which is dilated.
     few_slices = set(g.stride) == {1} or max(g.dilation) <= FEW_TAPS
     if few_slices and _windows_apart(g) <= MOST_COPIES * math.prod(g.input_size):
         return ("dilation_to_batch", "direct")
-    if g.groups > 1:
-        return ("sum_over_taps", "direct") if g.taps <= FEW_TAPS else ("convolution",)
-    if g.kernel_size[0] <= FEW_TAPS:
-        return ("phases", "sum_over_taps:0", "axis_to_batch", "direct")
-    return ("convolution",)
+    if g.taps > FEW_TAPS:
+        return ("convolution",)
+    narrower_first = ("exchange",) if o < c else ()  # Of which a copy is made for each tap.
+    return (*narrower_first, "sum_over_taps", "direct")
 
 
 def _windows_apart(g: Geometry) -> int:
