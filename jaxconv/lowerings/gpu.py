@@ -18,7 +18,7 @@ from jaxconv.lowerings.setting import Setting
 FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
-FEW_IN_IMAGE = 4
+FEW_IN_IMAGE = 16
 """Channels of an image without groups up to which all that windows meet is copied,"""
 
 LONG = 128
