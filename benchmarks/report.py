@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import charts, compile_cost, records
+from benchmarks import causes, charts, compile_cost, records
 from benchmarks.run import KINDS, geometric_means, ratios
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,7 @@ def layers_section(record: Record, picture: str) -> str:
     parts += [table(header, rows), f"![{title(record)}]({picture})\n"]
     for kind in KINDS:
         parts += [f"### {charts.TITLES[kind].capitalize()}\n", _layers_table(record, kind)]
-    return "\n".join(parts)
+    return "\n".join(parts + _explained(record, KINDS, LAYER_TARGETS[platform], LAX_TARGET))
 
 
 def _rates(record: Record) -> str:
@@ -180,7 +180,33 @@ def models_section(record: Record, picture: str) -> str:
         *(["What failed:\n", "\n".join(reasons) + "\n"] if reasons else []),
         f"![{title(record)}]({picture})\n",
     ]
-    return "\n".join(parts)
+    return "\n".join(parts + _explained(record, ("step",), STEP_TARGET, STEP_TARGET))
+
+
+def _explained(record: Record, kinds: Sequence[str], target: float, other: float) -> list[str]:
+    """What misses its target against torch, or against plain lax or a compiled torch, and why."""
+    platform = record["environment"]["platform"]
+    by_cause: dict[str, list[str]] = {}
+    for kind in kinds:
+        for name, against_torch in rows_of(record, kind).items():
+            times = record["seconds"][name].get(kind, {})
+            found = [(ours, "torch", against_torch.get(ours), target) for ours in OURS]
+            found += [
+                ("jaxconv last", rival, _quotient(times, "jaxconv last", rival), other)
+                for rival in ("lax", "torch compiled")
+            ]
+            for ours, rival, ratio, most in found:
+                if ratio is None or ratio <= most:
+                    continue
+                miss = causes.Miss(platform, ours, kind, name, rival, ratio)
+                text = causes.cause_of(miss) or "Not explained"
+                words = [name, *([kind] if len(kinds) > 1 else []), cell(ratio)]
+                words += [f"of {rival}"] * (rival != "torch")
+                by_cause.setdefault(text, []).append(" ".join(words))
+    if not by_cause:
+        return []
+    lines = [f"- {text}: {', '.join(cells)}." for text, cells in by_cause.items()]
+    return ["### What misses its target, and why\n", "\n".join(lines) + "\n"]
 
 
 def sweep_section(record: Record, picture: str) -> str:

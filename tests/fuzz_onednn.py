@@ -37,8 +37,8 @@ def draw(rng: random.Random):
         groups = rng.choice([1, 1, 1, 2, 3, 4, 16, 40])
         kind = rng.choice(["dense", "multiplier", "depthwise"])
         per_group = (1, 1) if kind == "depthwise" else (
-            1 if kind == "multiplier" else rng.choice([1, 2, 3, 4, 5, 8, 13, 16, 30, 64]),
-            rng.choice([1, 2, 3, 4, 7, 8, 16, 17, 32, 50]),
+            1 if kind == "multiplier" else rng.choice([1, 2, 3, 4, 5, 8, 13, 16, 30, 64, 67, 200]),
+            rng.choice([1, 2, 3, 4, 7, 8, 16, 17, 32, 50, 70, 130]),
         )  # fmt: skip
         windows = [
             i + 2 * p - d * (k - 1)
@@ -61,7 +61,7 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
     import numpy as np
     import torch
 
-    from jaxconv.lowerings import cpu, plans
+    from jaxconv.lowerings import add_bias, cpu, plans
     from jaxconv.lowerings.setting import Setting
 
     rng = np.random.default_rng(0)
@@ -72,6 +72,7 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
         "output": (batch, o, *g.output_size),
     }
     arrays = {role: rng.standard_normal(shape) for role, shape in shapes.items()}
+    bias = jnp.asarray(rng.standard_normal(o), "f4")
     x, w, y = (torch.from_numpy(arrays[role]) for role in ("input", "weight", "output"))
     arguments = (g.stride, g.padding_low, g.dilation, False, (0,) * n, g.groups)
     operands = [
@@ -80,13 +81,21 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
     ]
     short = g.simplified()
     plans_tried = {("onednn",), cpu.choose(result, short, c, o, Setting(np.float32))}
-    forms = [functools.partial(plans.carry_out, plan, result, g=short) for plan in plans_tried]
-    lowered = [jax.jit(form).lower(*operands) for form in forms]
+
+    def form(plan, a, b):
+        if result != "output":
+            return plans.carry_out(plan, result, a, b, short)
+        if plans.takes_bias(plan):
+            return plans.carry_out(plan, result, a, b, short, bias=bias)
+        return add_bias(plans.carry_out(plan, result, a, b, short), bias, geometry=short)
+
+    lowered = [jax.jit(functools.partial(form, plan)).lower(*operands) for plan in plans_tried]
     lowered = [program for program in lowered if "__onednn$" in program.as_text()]
     if not lowered:
         return
     if result == "output":
-        expected = torch.ops.aten.convolution(x, w, None, *arguments).numpy()
+        of_bias = torch.from_numpy(np.asarray(bias, "f8"))
+        expected = torch.ops.aten.convolution(x, w, of_bias, *arguments).numpy()
     else:
         mask = [result == "input", result == "weight", False]
         gradients = torch.ops.aten.convolution_backward(y, x, w, None, *arguments, mask)

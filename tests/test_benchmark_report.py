@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import floors, records, report
+from benchmarks import causes, floors, records, report
 from benchmarks.workloads import WORKLOADS
 from tests import oracle
 
@@ -49,6 +49,20 @@ def test_tables_mark_what_misses_its_target(folder):
     assert "| patchify | 1000 | failed | - | - | - | 2.00 |" in text
     assert "| jaxconv, channels last | **1.50** | 1.50 | **1.50** | 1.50 |" in text
     assert (folder / "layers-a-box-2-cores-float32.png").stat().st_size > 0
+
+
+def test_what_misses_its_target_is_named_with_its_cause(folder, monkeypatch):
+    assert "- Not explained: dense f 1.50 of lax, dense f+b 1.50 of lax.\n" in report.document(
+        folder, "."
+    )
+    known = causes.Cause("It is dense", "cpu", "^dense$", ("f",), other="lax")
+    monkeypatch.setattr(causes, "CAUSES", [known])
+    text = report.document(folder, ".")
+    assert "- It is dense: dense f 1.50 of lax.\n- Not explained: dense f+b 1.50 of lax.\n" in text
+
+
+def test_all_that_misses_its_target_is_explained():
+    assert "Not explained" not in report.DOCUMENT.read_text()
 
 
 def test_the_table_of_the_readme_is_replaced(folder):

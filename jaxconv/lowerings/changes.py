@@ -467,12 +467,12 @@ def first(g: Geometry) -> Change:
     part = dataclasses.replace(g, channels_last=False)
 
     def image_map(image):
-        return [_moved_in_memory(jnp.moveaxis(image, -1, 1))]
+        return [moved_in_memory(jnp.moveaxis(image, -1, 1))]
 
     return Change([part], image_map, _same, image_map)
 
 
-def _moved_in_memory(image: jax.Array) -> jax.Array:
+def moved_in_memory(image: jax.Array) -> jax.Array:
     """A transpose alone, XLA may just note in the layout, or leave to each element's use."""
     return with_layout_constraint(image, Layout(tuple(range(image.ndim))))
 
@@ -483,6 +483,6 @@ def last(g: Geometry, *, in_memory: bool = False) -> Change:
 
     def image_map(image):
         image = jnp.moveaxis(image, 1, -1)
-        return [_moved_in_memory(image) if in_memory else image]
+        return [moved_in_memory(image) if in_memory else image]
 
     return Change([part], image_map, _same, image_map)

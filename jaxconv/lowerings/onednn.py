@@ -31,7 +31,7 @@ from jax import lax
 from jax.sharding import SingleDeviceSharding
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.changes import replace_axis
+from jaxconv.lowerings.changes import moved_in_memory, replace_axis
 from jaxconv.lowerings.setting import Setting
 from jaxconv.padding import crop
 
@@ -52,9 +52,9 @@ SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
 """Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
 does so in parts, if y has at least so many elements."""
 
-LARGE_RESULT = 1 << 18
+LARGE_RESULT, LONG_SUM = 1 << 18, 1 << 11
 """Elements from which it takes longer to go over them once more, to add a bias, than to call oneDNN
-for a product."""
+for a product; and channels up to which that rounds at most twice as much as torch's does."""
 
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels that a convolution may sum over. Of channels last, oneDNN adds up all one by
@@ -112,16 +112,16 @@ def conv(
     if g.groups > 1 or parts == 1:
         return _convolution(x, w, axes, g, bias)
     size = -(-channels // parts)
-    rest = channels - (parts - 1) * size
+    first = channels - (parts - 1) * size
 
     def add_part(n, y):
-        start = rest + n * size
-        of_x = lax.dynamic_slice_in_dim(x, start, size, g.channel_axis)
+        start = first + n * size
+        of_x = lax.dynamic_slice_in_dim(x, start, size, -1)
         of_w = lax.dynamic_slice_in_dim(w, start, size, 1)
         return _convolution(of_x, of_w, axes, g, added=y)
 
-    first = _convolution(x[..., :rest], w[:, :rest], axes, g, bias)
-    return lax.fori_loop(0, parts - 1, add_part, first)
+    y = _convolution(x[..., :first], w[:, :first], axes, g, bias)
+    return lax.fori_loop(0, parts - 1, add_part, y)
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
@@ -135,17 +135,22 @@ def _dense_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     parts = max(1, min(-(-windows // SUMMED_WINDOWS), batch // 2)) if few else 1
     sizes = [batch * (n + 1) // parts - batch * n // parts for n in range(parts)]
     pieces = zip(lax.split(x, sizes), lax.split(y, sizes), strict=True)
-    return functools.reduce(jnp.add, (_weight_of_images(a, b, g) for a, b in pieces))
+    w = functools.reduce(jnp.add, (_weight_of_images(a, b, g) for a, b in pieces))
+    # Rows are moved first, then a matrix is transposed: at once, that takes XLA four times as long.
+    rows = moved_in_memory(w.swapaxes(0, 1))
+    w = moved_in_memory(rows.reshape(-1, y.shape[-1]).T)
+    return w.reshape(-1, x.shape[-1], *g.kernel_size)
 
 
 def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
-    n, batch, channels = g.num_spatial_dims, x.shape[0], x.shape[-1]
+    """For each tap, a matrix from the channels of x to those of y."""
+    batch, channels = x.shape[0], x.shape[-1]
     form = for_dense_weight(g, channels)
     image = lax.optimization_barrier(jnp.moveaxis(x, 0, -1)).reshape(1, *form.input_size, batch)
     kernel = y.reshape(batch, *form.kernel_size, -1)
     axes = form.num_spatial_dims
     w = _convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
-    return w.reshape(*g.kernel_size, channels, -1).transpose(n + 1, n, *range(n))
+    return w.reshape(g.taps, channels, -1)
 
 
 def for_dense_weight(g: Geometry, channels: int) -> Geometry:
@@ -239,8 +244,9 @@ def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) ->
 
 
 def adds_faster(x: jax.Array, bias: jax.Array | None) -> bool:
-    """Whether a product and a bias take longer in turn than by one call."""
-    return bias is not None and math.prod(x.shape[:-1]) * bias.size >= LARGE_RESULT
+    """Whether a product and a bias take longer in turn than by one call, which rounds as well."""
+    large = bias is not None and math.prod(x.shape[:-1]) * bias.size >= LARGE_RESULT
+    return large and x.shape[-1] <= LONG_SUM
 
 
 def by_matrices(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:

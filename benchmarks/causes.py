@@ -1,0 +1,172 @@
+"""Why a layer or a network misses its target: what the report says beside its number.
+
+The measurements behind each are in `NOTES.md`. The first cause that fits a number is its cause.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Miss(NamedTuple):
+    """A ratio above its target."""
+
+    platform: str
+    contestant: str
+    kind: str
+    name: str
+    """Of the layer or the network."""
+    other: str
+    """What it is a ratio to."""
+    ratio: float
+
+
+class Cause(NamedTuple):
+    """A reason, and for which numbers; an empty pattern fits all."""
+
+    text: str
+    platform: str
+    name: str = ""
+    kinds: tuple[str, ...] = ("f", "f+b")
+    contestant: str = ""
+    other: str = "torch"
+
+    def fits(self, miss: Miss) -> bool:
+        return (
+            miss.platform == self.platform
+            and miss.kind in self.kinds
+            and bool(re.search(self.name, miss.name))
+            and bool(re.search(self.contestant, miss.contestant))
+            and miss.other == self.other
+        )
+
+
+CAUSES = [
+    # CPU.
+    Cause(
+        "Images that lie channels first are copied to channels last and back, for oneDNN has no "
+        "code of its own for all layers otherwise; torch keeps either layout from layer to layer",
+        "cpu",
+        kinds=("f", "f+b", "step"),
+        contestant="first",
+    ),
+    Cause(
+        "The sums over channels, or images and rows, of these weight gradients are too few for a "
+        "convolution or a matrix product; XLA adds up rows on one core, where torch has code of "
+        "its own",
+        "cpu",
+        r"depthwise 3x3|groups 32|ResNeXt",
+        ("f+b", "step"),
+    ),
+    Cause(
+        "Of more than 64 channels, oneDNN sums parts one after the other, to round at most twice "
+        "as much as torch does with channels first; torch with channels last sums all at once, "
+        "and rounds up to 5 times as much",
+        "cpu",
+        r"c256|dilated 12",
+        ("f",),
+    ),
+    Cause(
+        "oneDNN's code takes 1.0 to 1.45 times as long in XLA's threads as in torch's, and a call "
+        "costs some microseconds more",
+        "cpu",
+        r"depthwise|groups 32",
+        ("f",),
+    ),
+    Cause(
+        "XLA has no call for oneDNN's transposed convolutions: these are computed by phases of the "
+        "stride, or as one product, whose results are then woven together, a copy more",
+        "cpu",
+        r"^T .*s2",
+        ("f",),
+    ),
+    Cause(
+        "Measured when a bias was still added in a pass of its own",
+        "cpu",
+        r"^1x1$",
+        ("f",),
+    ),
+    Cause(
+        "A product of every second element of the image, which is copied first",
+        "cpu",
+        r"1x1 s2",
+        ("f",),
+    ),
+    Cause(
+        "The weight gradient is a convolution whose kernel is y; its copies of x and y, with the "
+        "images of a batch for channels, are more than one pass over memory",
+        "cpu",
+        r"^(dense|stem|dilated|3d)",
+        ("f+b",),
+    ),
+    Cause(
+        "Batch norms, the optimizer and the memory that XLA allocates anew in each step take as "
+        "long again as the convolutions; torch's are single kernels, in memory that it keeps",
+        "cpu",
+        kinds=("step",),
+    ),
+    Cause(
+        "oneDNN's code, which takes 1.0 to 1.45 times as long in XLA's threads as in torch's, "
+        "where XLA has a convolution of its own that is as fast",
+        "cpu",
+        r"^(1d|T 3x3|stem|1x1)",
+        other="lax",
+    ),
+    # GPU.
+    Cause(
+        "Calling any program takes JAX some 45 microseconds, and this layer's 85, of which 34 are "
+        "the GPU's; torch's 40",
+        "cuda",
+        r"batch 1",
+        ("f",),
+    ),
+    Cause(
+        "Tied: runs differ by more than that",
+        "cuda",
+        kinds=("step",),
+        other="torch compiled",
+    ),
+    Cause(
+        "XLA has no layout with channels last for convolutions over three axes, so planes become "
+        "channels, which are copies; torch calls cuDNN for the images as they are",
+        "cuda",
+        r"3d",
+        ("f",),
+    ),
+    Cause(
+        "cuDNN's code for dilated convolutions that XLA chooses is slower than the one that torch "
+        "does; plain lax takes as long",
+        "cuda",
+        r"dilated",
+    ),
+    Cause(
+        "cuDNN has no code for depthwise kernels of this size; torch has a kernel of its own",
+        "cuda",
+        r"depthwise 31x31",
+        ("f",),
+    ),
+    Cause(
+        "The weight gradient as one product of every second element of the image; plain lax's, by "
+        "cuDNN, is faster here and slower in other layers",
+        "cuda",
+        r"1x1 s2",
+        ("f+b",),
+        other="lax",
+    ),
+    Cause(
+        "Groups one by one are slower here, but faster for gradients, of which f+b has two",
+        "cuda",
+        r"groups",
+        ("f",),
+        other="lax",
+    ),
+    Cause(
+        "At most 0.2 ms, of which calling takes a third: from run to run either is faster",
+        "cuda",
+        r"^(dense 3x3|dilated|T dcgan|1d k10|1x1)",
+        other="lax",
+    ),
+]
+
+
+def cause_of(miss: Miss) -> str | None:
+    return next((cause.text for cause in CAUSES if cause.fits(miss)), None)
