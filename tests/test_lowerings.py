@@ -84,6 +84,8 @@ PLANS = [
     ("last", "fit", "rows"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
+    ("windows_to_channels", "direct"),
+    ("first", "windows_to_channels", "direct"),
     ("blocks", "sum_over_taps", "direct"),
     ("large_blocks", "groups", "direct"),
     ("repeat_channels", "direct"),
@@ -203,7 +205,7 @@ def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device):
     c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
         ab = _operands(result, g, per_group)
-        plan = choose(result, g, c, o, Setting(jnp.float64, one_device))
+        plan = choose(result, g, c, o, Setting(jnp.float64, one_device, len(ab[0])))
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
@@ -233,6 +235,7 @@ WIDE_LAYERS = {
     "few-channels-3d": ((2, 60), _geometry((5, 6, 7), (2, 3, 4), (1, 1, 1), (1, 0, 2))),
     "few-channels-out": ((40, 4), _geometry((9, 12), (3, 2), (1, 1), (1, 1))),
     "few-channels-out-1d": ((30, 3), _geometry((31,), (5,), (1,), (4,), d=(2,))),
+    "small-image": ((16, 64), _geometry((4, 5), (3, 4), (2, 1), (1, 1))),
     "dilated-far": ((9, 4), _geometry((12, 13), (3, 2), (1, 1), (10, 11), d=(10, 11))),
 }
 """With channels enough, of x and y for each group, for rules that count products."""

@@ -56,7 +56,7 @@ def _planned(
             return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)
         channels = plans.channels_of(result, a, b, geometry)
         cropped = changes.crop_kernel(geometry).parts[0]
-        plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a.dtype)))
+        plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a)))
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)

@@ -17,6 +17,7 @@ form doesn't, save for zeros of padding: Inf and NaN stay where they belong.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -232,6 +233,25 @@ def taps_to_channels(g: Geometry, axis: int) -> Change:
 
     part = _one_tap(g, axis)
     return Change([part], x_map, w_map, _same)
+
+
+def windows_to_channels(g: Geometry) -> Change:
+    """All that a window meets as channels, with what the taps of one channel meet side by side, as
+    they lie in the kernel, which is not moved."""
+    axes = range(g.num_spatial_dims)
+
+    def x_map(x):
+        pieces = [x]
+        for axis in axes:
+            pieces = [window for piece in pieces for window in _windows(piece, g, axis)]
+        if g.channels_last:
+            return [jnp.stack(pieces, -1).reshape(*pieces[0].shape[:-1], -1)]
+        return [lax.collapse(jnp.stack(pieces, 2), 1, 3)]
+
+    def w_map(w):
+        return [w.reshape(w.shape[0], -1, *(1 for _ in axes))]
+
+    return Change([functools.reduce(_one_tap, axes, g)], x_map, w_map, _same)
 
 
 def _into_channels(x: jax.Array, axis: int, g: Geometry) -> jax.Array:

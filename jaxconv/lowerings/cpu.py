@@ -27,7 +27,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
-    if not onednn.serves(setting):
+    if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan
     multiplier = out_channels // g.groups
     if 1 < g.groups == in_channels < out_channels and _pays_repeated(result, g, multiplier):

@@ -65,6 +65,7 @@ _ADDING = {
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
+    "windows_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
     "gathers": ("output", "input"),
@@ -179,6 +180,10 @@ def _taps_to_channels(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.is_pointwise(axis) else changes.taps_to_channels(g, axis)
 
 
+def _windows_to_channels(g: Geometry, axis: int, **_) -> Change | None:
+    return None if products.fits(g) else changes.windows_to_channels(g)
+
+
 def _sum_over_taps(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.is_pointwise(axis) else changes.sum_over_taps(g, axis)
 
@@ -274,6 +279,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "phases": _phases,
     "stride_to_channels": _stride_to_channels,
     "taps_to_channels": _taps_to_channels,
+    "windows_to_channels": _windows_to_channels,
     "sum_over_taps": _sum_over_taps,
     "sum_over_met_taps": _sum_over_met_taps,
     "axis_to_batch": _axis_to_batch,

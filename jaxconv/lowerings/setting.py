@@ -1,4 +1,4 @@
-"""What a rule may look at besides shapes: the dtype, the machine, what becomes of the program."""
+"""What a rule may look at besides the geometry: batch, dtype, machine, use of the program."""
 
 from typing import Any, NamedTuple
 
@@ -15,14 +15,18 @@ class Setting(NamedTuple):
     one_device: bool = True
     """Whether what is lowered is all for one device, and not for XLA to divide between several."""
 
+    images: int | None = None
+    """How many make the batch, if known."""
+
     kept: bool = False
     """Whether the program is to be written down: exported, or put into a compilation cache."""
 
 
-def read(context: mlir.LoweringRuleContext, dtype: Any) -> Setting:
-    """The setting of what is being lowered."""
+def read(context: mlir.LoweringRuleContext, image: jax.Array) -> Setting:
+    """The setting of what is being lowered, of a batch like `image`."""
     module: Any = context.module_context
-    return Setting(dtype, _on_one_device(module.axis_context), _is_kept(module))
+    one_device = _on_one_device(module.axis_context)
+    return Setting(image.dtype, one_device, image.shape[0], _is_kept(module))
 
 
 def _on_one_device(axes: Any) -> bool:

@@ -63,6 +63,9 @@ FEW_ELEMENTS = 1 << 22
 FEW_COPIES = 4
 """Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
 
+KERNEL_IN_PLACE = ("windows_to_channels", "direct")
+"""One product, of all that windows meet with the kernel as it lies in memory."""
+
 SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
 """As `STACKED_PLANES`, with a sum over depth taps."""
 
@@ -121,6 +124,9 @@ NOTHING_BUT_PADDING = 2 / 3
 LARGE_IMAGE = 5 << 17
 """An image of more elements, in x and y, is not worth copying to keep all cores busy."""
 
+MUCH_LARGER = 4
+"""Times as large as all that windows meet of an image, a kernel is better left where it is."""
+
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
 
@@ -132,6 +138,8 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     layout = () if g.channels_last else ("last",)
     moved = channels_moved(g, one_device)
     c, o = in_channels // g.groups, out_channels // g.groups
+    if g.groups == 1 and _is_kernel_much_larger(g, c, o, setting.images):
+        return (*moved, *KERNEL_IN_PLACE)
     if g.groups == 1 and _lies_in_padding(g, c, o):
         return moved + _by_met_taps(result, g)
     if g.groups == 1:
@@ -146,6 +154,13 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if g.taps <= FEW_TAPS:
         return (*layout, "phases", "sum_over_taps", "direct")
     return (*layout, "phases", *STACKED_PLANES, "direct")
+
+
+def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> bool:
+    """Than what all windows meet: so much larger that one pass over it takes most of the time."""
+    if images is None or g.taps == 1 or g.taps > FEW_TAPS or c < FEW_CHANNELS:
+        return False
+    return MUCH_LARGER * images * math.prod(g.output_size) <= o
 
 
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
