@@ -263,7 +263,7 @@ def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
 
 @available
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
-@pytest.mark.parametrize("size", [(9,), (9, 11), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("size", [(40,), (9, 11), (5, 6, 7)], ids=str)
 @pytest.mark.parametrize("channels", [48, 49, 64, 65, 67, 129, 142])
 def test_more_channels_than_it_rounds_well_are_summed_in_parts(channels, size, transposed):
     """Equal parts, in a loop, but for the first."""

@@ -19,10 +19,7 @@ FEW_CHANNELS = 8
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
 FEW_IN_IMAGE = 16
-"""Channels of an image without groups up to which all that windows meet is copied,"""
-
-LONG = 128
-"""if a kernel is no longer than that along any axis: each tap is a slice to compile."""
+"""Channels of an image without groups up to which all that windows meet is copied."""
 
 FEW_GROUPS = 8
 """Up to so many groups, what cuDNN is slow at pays to be computed one by one."""
@@ -121,11 +118,17 @@ def _by_copies(result: str, g: Geometry, c: int, o: int) -> Plan | None:
         result = {"output": "input", "input": "output"}.get(result, result)
         plan = _by_copies(result, g.exchanged(), o, c)
         return ("exchange", *plan) if plan else None
-    if c > FEW_IN_IMAGE or c * g.taps > o or max(g.kernel_size) > LONG or g.taps == 1:
+    if c > FEW_IN_IMAGE or c * g.taps > o or g.taps == 1 or _longest_column(g) > FEW_TAPS:
         return None
     if result == "output" and g.num_spatial_dims == 2:
         return None
     return ("stride_to_channels", "taps_to_channels", "direct")
+
+
+def _longest_column(g: Geometry) -> int:
+    """Taps along an axis that has most of them, when stride has gone into the channels."""
+    axes = zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    return max(k if d > 1 or k % s else k // s for k, s, d in axes)
 
 
 def _dense(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
