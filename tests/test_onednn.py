@@ -265,8 +265,11 @@ def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
 @pytest.mark.parametrize("size", [(40,), (9, 11), (5, 6, 7)], ids=str)
 @pytest.mark.parametrize("channels", [48, 49, 64, 65, 67, 129, 142])
-def test_more_channels_than_it_rounds_well_are_summed_in_parts(channels, size, transposed):
+def test_more_channels_than_it_rounds_well_are_summed_in_parts(
+    channels, size, transposed, monkeypatch
+):
     """Equal parts, in a loop, but for the first."""
+    monkeypatch.setattr(cpu, "SMALL_COPIES", 0)
     n = len(size)
     shape = (channels, 17) if transposed else (17, channels)
     x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
@@ -336,3 +339,24 @@ def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = oracle.F.conv2d(*operands, stride=stride, padding=padding).numpy()
     oracle.assert_close(actual, np.moveaxis(expected, 1, -1) if channels_last else expected, 2e-6)
+
+
+@available
+@pytest.mark.parametrize(
+    ("channels", "size", "stride", "by_product"),
+    [
+        (70, (6, 7), 1, True),
+        (64, (6, 7), 1, False),
+        (70, (5, 7), 1, False),
+        (70, (6, 7), 2, False),
+        (70, (90, 90), 1, False),
+    ],
+)
+def test_small_input_gradients_of_many_channels_are_one_product(channels, size, stride, by_product):
+    x, w, bias = _arrays((2, channels, *size), (channels, 24, 3, 2), 24)
+    layer = functools.partial(jaxconv.conv_transpose2d, stride=stride)
+    by_onednn = CALL in _program(layer, x, w, bias)
+    assert by_onednn == (stride == 1 and not by_product)
+    operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
+    expected = oracle.F.conv_transpose2d(*operands, stride=stride).numpy()
+    oracle.assert_close(jax.jit(layer)(x, w, bias), expected, 2e-6)

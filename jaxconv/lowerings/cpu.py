@@ -19,6 +19,12 @@ LANES = 16
 WIDE_GROUP = 256
 """Products of a group's channel counts from which its weight gradient is worth a call."""
 
+SMALL_COPIES = 1 << 21
+"""Numbers that all windows meet up to which they may well be written down,"""
+
+MANY_WINDOWS = 36
+"""if an image has windows enough, so that few of them meet padding."""
+
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
 
@@ -29,6 +35,8 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
     if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan
+    if result == "input" and _is_better_one_product(g, in_channels, out_channels, setting.images):
+        return (*xla_cpu.channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
     multiplier = out_channels // g.groups
     if 1 < g.groups == in_channels < out_channels and _pays_repeated(result, g, multiplier):
         depthwise = dataclasses.replace(g, groups=out_channels)
@@ -50,6 +58,17 @@ def _by_onednn(
         return None
     exchange = ("exchange",) if result == "input" else ()
     return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, "onednn")
+
+
+def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
+    """Whether x is better one product, and sums of what windows share, where oneDNN would sum over
+    parts of the channels."""
+    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps == 1:
+        return False
+    windows = math.prod(g.output_size)
+    in_parts = o > onednn.MOST_SUMMED[g.num_spatial_dims]
+    small = images * windows * c * g.taps <= SMALL_COPIES
+    return in_parts and small and windows >= MANY_WINDOWS and g.taps <= xla_cpu.FEW_TAPS
 
 
 def _is_one_product(g: Geometry) -> bool:
