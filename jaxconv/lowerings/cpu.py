@@ -63,12 +63,12 @@ def _by_onednn(
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
     """Whether x is better one product, and sums of what windows share, where oneDNN would sum over
     parts of the channels."""
-    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps == 1:
+    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > onednn.MOST_SUMMED[g.num_spatial_dims]
+    in_parts = o > onednn.MOST_SUMMED[g.num_spatial_dims] and c * g.taps > xla_cpu.FEW_PRODUCTS
     small = images * windows * c * g.taps <= SMALL_COPIES
-    return in_parts and small and windows >= MANY_WINDOWS and g.taps <= xla_cpu.FEW_TAPS
+    return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
 
 def _is_one_product(g: Geometry) -> bool:
