@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Miss(NamedTuple):
-    """A ratio above its target."""
+    """Where a ratio is above its target."""
 
     platform: str
     contestant: str
@@ -17,7 +17,6 @@ class Miss(NamedTuple):
     """Of the layer or the network."""
     other: str
     """What it is a ratio to."""
-    ratio: float
 
 
 class Cause(NamedTuple):

@@ -198,7 +198,7 @@ def _explained(record: Record, kinds: Sequence[str], target: float, other: float
             for ours, rival, ratio, most in found:
                 if ratio is None or ratio <= most:
                     continue
-                miss = causes.Miss(platform, ours, kind, name, rival, ratio)
+                miss = causes.Miss(platform, ours, kind, name, rival)
                 text = causes.cause_of(miss) or "Not explained"
                 words = [name, *([kind] if len(kinds) > 1 else []), cell(ratio)]
                 words += [f"of {rival}"] * (rival != "torch")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
-from jaxconv.lowerings.plans import STACKED_PLANES, Plan, divides, is_patchify
+from jaxconv.lowerings.plans import EXCHANGED, STACKED_PLANES, Plan, divides, is_patchify
 from jaxconv.lowerings.setting import Setting
 
 FEW_CHANNELS = 8
@@ -115,8 +115,7 @@ def _by_copies(result: str, g: Geometry, c: int, o: int) -> Plan | None:
     Only if what is copied for the taps is no larger than the other image, or with x and y
     exchanged. What gives images of many channels, cuDNN is as fast at over two axes."""
     if c > o and set(g.stride) == {1}:
-        result = {"output": "input", "input": "output"}.get(result, result)
-        plan = _by_copies(result, g.exchanged(), o, c)
+        plan = _by_copies(EXCHANGED[result], g.exchanged(), o, c)
         return ("exchange", *plan) if plan else None
     if c > FEW_IN_IMAGE or c * g.taps > o or g.taps == 1 or _longest_column(g) > FEW_TAPS:
         return None

@@ -19,6 +19,9 @@ OPERANDS = {
     "input": ("output", "weight"),
     "weight": ("input", "output"),
 }
+EXCHANGED = {"output": "input", "input": "output", "weight": "weight"}
+"""What each result is with x and y in each other's place."""
+
 CHANNEL_TILE = 64
 """To a multiple of it `fill_channels` fills: XLA:CPU computes so many channels at once."""
 
@@ -85,7 +88,7 @@ def adds_results(plan: Plan, result: str) -> bool:
     """Whether a plan adds up several results of its computation, rather than rearrange them."""
     for name in plan:
         if name == "exchange":
-            result = _EXCHANGED[result]
+            result = EXCHANGED[result]
         if result in _ADDING.get(name.partition(":")[0], ()):
             return True
     return False
@@ -105,9 +108,6 @@ _KEEPING_RESULTS = (
 """Changes that leave each element of the result as it is, if there are no others."""
 
 
-_EXCHANGED = {"output": "input", "input": "output", "weight": "weight"}
-
-
 def _exchanged(
     plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, options: Any
 ) -> jax.Array:
@@ -121,7 +121,7 @@ def _exchanged(
     # Without the barrier, XLA:GPU recognises the reversed kernel and asks cuDNN for the code of a
     # transposed convolution, which is slower.
     w = lax.optimization_barrier(_reversed(b, g))
-    return carry_out(plan, _EXCHANGED[result], a, w, g.exchanged(), **options)
+    return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
 
 
 def _reversed(w: jax.Array, g: Geometry) -> jax.Array:
