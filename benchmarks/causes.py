@@ -49,9 +49,8 @@ CAUSES = [
         contestant="first",
     ),
     Cause(
-        "The sums over channels, or images and rows, of these weight gradients are too few for a "
-        "convolution or a matrix product; XLA adds up rows on one core, where torch has code of "
-        "its own",
+        "These weight gradients add up too few channels for a convolution or a matrix product; XLA "
+        "adds up rows for each tap, which are read anew for it, where torch has code of its own",
         "cpu",
         r"depthwise 3x3|groups 32|ResNeXt",
         ("f+b", "step"),

@@ -11,7 +11,7 @@ import pytest
 import jaxconv
 from jaxconv import geometry
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans
+from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, rows
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -81,7 +81,7 @@ PLANS = [
     ("phases", "fit", "taps_in_steps"),
     ("phases", "taps"),
     ("gathers",),
-    ("last", "fit", "rows"),
+    ("last", "rows"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("windows_to_channels", "direct"),
@@ -171,19 +171,35 @@ def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
 
 
-@pytest.mark.parametrize("size", [(37,), (37, 3), (2, 32, 3)])
-def test_many_rows_are_summed_in_blocks(size):
-    """More rows than at once: several blocks, with some rows left over and with none."""
+@pytest.mark.parametrize("block_bytes", [1, 1 << 10, 1 << 20])
+@pytest.mark.parametrize("written_out", [1, 4, 99])
+@pytest.mark.parametrize("size", [(37,), (37, 5), (9, 4), (3, 32, 4)], ids=str)
+def test_rows_are_summed_in_blocks(size, written_out, block_bytes, monkeypatch):
+    """Single rows and several, with some left over and with none; kernels in parts, and whole."""
+    monkeypatch.setattr(rows, "TAPS", written_out)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", block_bytes)
     n = len(size)
-    k, s, d = (3, 8, 2)[-n:], (2, 1, 2)[-n:], (1, 2, 3)[-n:]
+    k, s, p, d = ((3, 8, 2)[-n:], (2, 1, 2)[-n:], (2, 5, 1)[-n:], (1, 2, 3)[-n:])
     input_size = tuple(
-        (o - 1) * step + (taps - 1) * apart + 1
-        for o, taps, step, apart in zip(size, k, s, d, strict=True)
+        (o - 1) * step + (taps - 1) * apart + 1 - 2 * pad + more
+        for o, taps, step, pad, apart, more in zip(size, k, s, p, d, (1, 0, 1)[-n:], strict=True)
     )
-    g = Geometry(input_size, k, size, s, (0,) * n, d, 4, channels_last=True)
+    g = Geometry(input_size, k, size, s, p, d, 4, channels_last=True)
     ab = _operands("weight", g)
     actual = jax.jit(functools.partial(plans.carry_out, ("rows",), "weight", g=g))(*ab)
     oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
+
+
+def test_rows_keep_infinity_from_padding():
+    """What would meet padding is left out, where zero times infinity was no number."""
+    g = Geometry((6, 7), (3, 3), (6, 7), (1, 1), (1, 1), (1, 1), 2, channels_last=True)
+    x, y = _operands("weight", g, per_group=(1, 1))
+    y = y.at[0, 0, 3, 1].set(jnp.inf).at[0, 2, 6, 0].set(jnp.inf)
+    w = rows.conv_weight(x, y, g)
+    assert not jnp.isnan(w).any()
+    met = np.ones((2, 1, 3, 3), bool)
+    met[1, :, 0], met[0, :, :, 2] = False, False
+    np.testing.assert_array_equal(np.isfinite(w), ~met)
 
 
 RULE_CASES = [

@@ -107,10 +107,10 @@ def meets_nothing(g: Geometry) -> bool:
 
 def _taps_that_meet(g: Geometry, axis: int) -> list[int]:
     """The taps that meet an element of x."""
-    return [tap for tap in range(g.kernel_size[axis]) if _windows_that_meet(g, axis, tap)]
+    return [tap for tap in range(g.kernel_size[axis]) if windows_that_meet(g, axis, tap)]
 
 
-def _windows_that_meet(g: Geometry, axis: int, tap: int) -> range:
+def windows_that_meet(g: Geometry, axis: int, tap: int) -> range:
     """The windows that have a tap within x."""
     i, o, s = g.input_size[axis], g.output_size[axis], g.stride[axis]
     place = tap * g.dilation[axis] - g.padding_low[axis]  # Where the first window has it.
@@ -297,7 +297,7 @@ def sum_over_met_taps(g: Geometry, axis: int) -> Change:
     have it within x."""
     s, d, low = g.stride[axis], g.dilation[axis], g.padding_low[axis]
     image_axis = g.spatial_axes[axis]
-    windows = {tap: _windows_that_meet(g, axis, tap) for tap in _taps_that_meet(g, axis)}
+    windows = {tap: windows_that_meet(g, axis, tap) for tap in _taps_that_meet(g, axis)}
 
     def x_map(x):
         starts = [met.start * s + tap * d - low for tap, met in windows.items()]

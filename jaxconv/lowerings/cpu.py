@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import onednn, xla_cpu
+from jaxconv.lowerings import onednn, rows, xla_cpu
 from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
 
@@ -88,7 +88,9 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("last",)
-    if plan[-1] == "rows" and onednn.fits_weight(g, 1, in_channels, out_channels):
+    if plan[-1] == "rows":
+        if g.taps <= rows.TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
+            return None
         return ("blocks", *layout, "onednn")
     if g.groups > 1 and (c * o < WIDE_GROUP or g.groups > xla_cpu.FEW_GROUPS):
         return None

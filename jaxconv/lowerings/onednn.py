@@ -45,9 +45,6 @@ STRIPS = {2: 3, 3: 5}
 """By axes, parts of an image over which a weight gradient of a depthwise layer is summed: oneDNN
 adds up one by one what torch adds up in parts, and rounding grows with the square root of that."""
 
-NARROW_KERNEL = 3
-"""Columns of taps up to which, over one or two axes, torch adds up one by one as well."""
-
 SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
 """Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
 does so in parts, if y has at least so many elements."""
@@ -218,8 +215,7 @@ def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
     def fit(strips: list[Geometry]) -> bool:
         return all(fits(for_depthwise_weight(part, batch), channels, channels) for part in strips)
 
-    narrow = len(o) == 2 and g.kernel_size[-1] <= NARROW_KERNEL
-    most = 1 if narrow else min(STRIPS[len(o)], o[axis])
+    most = min(STRIPS[len(o)], o[axis])
     divisions = map(parts, range(most, 1, -1))
     return axis, next(filter(fit, divisions), [g])
 

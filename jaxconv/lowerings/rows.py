@@ -4,11 +4,13 @@ A weight is a sum of products over all images, and tap by tap, all images are re
 a loop takes a few rows of y at a time, and adds up their products with x, element by element, for
 every tap while these rows are in the cache; sums along a row come last. That leaves XLA:CPU nothing
 but products and sums of whole rows to compile, which it vectorises, and hardly any reductions,
-where it is slow. Taps are a loop too but for some of the last axis: written out, they took seconds
-to compile.
+where it is slow. Each tap's sum is a step of its own in the program, and several cores take such
+steps at a time. Of larger kernels only a part is written out, in a loop over all such parts, since
+each tap takes time to compile.
 
 Rows follow each other along the last axis but one. Where there is one axis alone, its parts are the
-rows.
+rows. What would meet padding is left out of the sums, and x is padded along the last axis only
+where a loop goes along it.
 """
 
 import dataclasses
@@ -19,169 +21,295 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
+from jaxconv.lowerings.changes import fit, replace_axis, windows_that_meet
 
-ROWS = 10
-"""Rows added at a time, at most."""
+ROWS = 7
+"""Rows added at a time, at most,"""
 
-TAPS = 8
-"""Taps of the last axis written out, at most."""
+ALL_ROWS = 10
+"""unless an image has no more than that,"""
+
+BLOCK_BYTES = 1 << 19
+"""of so much of x and y together, which stays in the cache."""
+
+TAPS = 16
+"""Taps written out, at most,"""
+
+SUMS = 36
+"""and that times the channels of x in a group."""
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
-    """w, from y and an x that is padded already; channels last."""
-    g = geometry
-    dtype = options.get("preferred_element_type") or x.dtype
+    """w, of channels last."""
+    dtype = jnp.dtype(options.get("preferred_element_type") or x.dtype)
+    rows = _divide(geometry, x.shape[-1], y.shape[-1], dtype.itemsize)
+    x, y, rows = _padded(x, y, rows)
+    g = rows.geometry
     channels = taps.channels_of_groups(x, g, dtype)
     y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
-    axis = max(g.num_spatial_dims - 2, 0)
-    size = g.output_size[axis]
-    rows = _rows_at_once(size)
-    length = 1 if axis < g.num_spatial_dims - 1 else size // rows
-    covered = size // (rows * length) * rows * length
-    w = _sum_over_blocks(channels, y, _Blocks(g, axis, rows, length, covered))
-    if covered < size:
-        channels = [
-            lax.slice_in_dim(channel, covered * g.stride[axis], None, axis=axis + 1)
-            for channel in channels
-        ]
-        y = lax.slice_in_dim(y, covered, None, axis=axis + 1)
-        rest = size - covered
-        w += _sum_over_blocks(channels, y, _Blocks(g, axis, rest, 1, rest))
-    return w
-
-
-def _rows_at_once(size: int) -> int:
-    """As many as leave the fewest over."""
-    if size <= ROWS:
-        return size
-    return min(range(ROWS // 2, ROWS + 1), key=lambda rows: (size % rows, -rows))
+    w = jnp.stack([total.sum(1) for total in _sum_over_blocks(channels, y, rows)])
+    # `(I/g, *part, *parts, O/g, groups)`: along each axis, parts follow each other.
+    n = g.num_spatial_dims
+    w = w.reshape(len(channels), *rows.part, *rows.parts, *w.shape[-2:])
+    kernel_axes = [axis for m in range(n) for axis in (1 + n + m, 1 + m)]
+    w = w.transpose(2 * n + 2, 2 * n + 1, 0, *kernel_axes)
+    return w.reshape(-1, len(channels), *g.kernel_size)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Blocks:
-    """How y is divided: into blocks of `rows` rows of `length` along `axis`, of `size` in all."""
+class _Rows:
+    """How y and the kernel are divided."""
 
     geometry: Geometry
-    axis: int
-    rows: int
+
     length: int
-    size: int
+    """Windows of a row along the axis along which rows follow each other."""
 
-    @functools.cached_property
-    def places(self) -> tuple[int, ...]:
-        """How many blocks of an image there are along each axis up to that of the rows."""
-        return (*self.geometry.output_size[: self.axis], self.size // (self.rows * self.length))
+    together: int
+    """Rows of a block."""
 
-    @functools.cached_property
-    def shape(self) -> tuple[int, ...]:
-        """A block of y."""
-        after = self.geometry.output_size[self.axis + 1 :]
-        return (1,) * self.axis + (self.rows * self.length, *after)
+    part: tuple[int, ...]
+    """Shape of what is written out of the kernel."""
 
-    @functools.cached_property
-    def row_shape(self) -> tuple[int, ...]:
-        """A row of y."""
-        return (1,) * self.axis + (self.length, *self.shape[self.axis + 1 :])
+    @property
+    def axis(self) -> int:
+        """Along which rows follow each other."""
+        return max(self.geometry.num_spatial_dims - 2, 0)
 
-    @functools.cached_property
-    def taps_at_once(self) -> int:
-        k = self.geometry.kernel_size[-1]
-        return max(n for n in range(1, TAPS + 1) if k % n == 0)
+    @property
+    def count(self) -> int:
+        """Rows along that axis. The last may be shorter."""
+        return -(-self.geometry.output_size[self.axis] // self.length)
 
-    @functools.cached_property
-    def tap_places(self) -> tuple[int, ...]:
-        """The kernel, as a loop goes over it."""
-        *before, k = self.geometry.kernel_size
-        return (*before, k // self.taps_at_once)
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many there are along each axis up to that one. The last may have fewer rows."""
+        return (*self.geometry.output_size[: self.axis], -(-self.count // self.together))
 
-    def start(self, place: list[Any]) -> list[Any]:
-        """Where in y a block begins."""
-        after = [0] * (self.geometry.num_spatial_dims - 1 - self.axis)
-        return [*place[:-1], place[-1] * self.rows * self.length, *after]
-
-    def of_y(self, y: jax.Array, image: Any, start: list[Any]) -> list[jax.Array]:
-        """The rows of a block of `(N, *o, O/groups, groups)`."""
-        block = lax.dynamic_slice(y, (image, *start, 0, 0), (1, *self.shape, *y.shape[-2:]))
-        block = lax.optimization_barrier(block)
-        return list(lax.split(block, (self.length,) * self.rows, axis=1 + self.axis))
-
-    def of_x(self, channel: jax.Array, image: Any, start: list[Any]) -> jax.Array:
-        """All that the block of y at `start` meets of `(N, *i, groups)`."""
+    @property
+    def width(self) -> int:
+        """Windows of a row along the last axis."""
         g = self.geometry
-        sizes = _met(self.shape, g.stride, g.reach)
-        starts = [at * s for at, s in zip(start, g.stride, strict=True)]
-        return lax.dynamic_slice(channel, (image, *starts, 0), (1, *sizes, channel.shape[-1]))
+        return self.length if g.num_spatial_dims == 1 else g.output_size[-1]
 
-    def rows_of_x(self, block: jax.Array, tap: list[Any]) -> list[jax.Array]:
-        """What each row of a block meets of `of_x`, from a tap on for `taps_at_once` of them."""
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Of the kernel."""
+        return tuple(k // p for k, p in zip(self.geometry.kernel_size, self.part, strict=True))
+
+    @property
+    def begins_anywhere(self) -> bool:
+        """Whether what a row meets of x begins anywhere along the last axis, and not with it."""
+        return self.geometry.num_spatial_dims == 1 or self.parts[-1] > 1
+
+    def windows(self, tap: int) -> range:
+        """Those of a row that meet x at a tap of the last axis, as far as that is known."""
         g = self.geometry
-        more = [0] * (g.num_spatial_dims - 1) + [(self.taps_at_once - 1) * g.dilation[-1]]
-        sizes = _met(self.row_shape, g.stride, more)
-        starts = [t * d for t, d in zip(tap, g.dilation, strict=True)]
-        rows = []
-        for row in range(self.rows):
-            first = [*starts]
-            first[self.axis] += row * self.length * g.stride[self.axis]
-            rows.append(lax.dynamic_slice(block, (0, *first, 0), (1, *sizes, block.shape[-1])))
-        return rows
-
-    def at_tap(self, row: jax.Array, tap: int) -> jax.Array:
-        """What a row of y meets of `rows_of_x` at one of the taps."""
-        g = self.geometry
-        starts = [0] * g.num_spatial_dims
-        starts[-1] = tap * g.dilation[-1]
-        sizes = _met(self.row_shape, g.stride, [0] * g.num_spatial_dims)
-        limits = [start + size for start, size in zip(starts, sizes, strict=True)]
-        return lax.slice(row, (0, *starts, 0), (1, *limits, row.shape[-1]), (1, *g.stride, 1))
+        if self.begins_anywhere:
+            return range(self.width)
+        return windows_that_meet(g, g.num_spatial_dims - 1, tap)
 
 
-def _met(shape: Sequence[int], stride: Sequence[int], more: Sequence[int]) -> list[int]:
-    """The span of x that so many elements of y meet at one tap, and `more`."""
-    return [(n - 1) * s + 1 + m for n, s, m in zip(shape, stride, more, strict=True)]
+def _divide(g: Geometry, in_channels: int, out_channels: int, itemsize: int) -> _Rows:
+    part, most = [1] * g.num_spatial_dims, max(1, min(TAPS, SUMS * g.groups // in_channels))
+    for axis, k in reversed(list(enumerate(g.kernel_size))):
+        part[axis] = max(size for size in range(1, min(k, most) + 1) if k % size == 0)
+        most //= part[axis]
+        if part[axis] < k:
+            break
+    if g.num_spatial_dims == 1:
+        window_bytes = (out_channels + g.stride[0] * in_channels) * itemsize
+        length = max(1, min(BLOCK_BYTES // window_bytes, g.output_size[0]) // ROWS)
+        row_bytes = length * window_bytes
+    else:
+        length = 1
+        y_row, x_row = g.output_size[-1] * out_channels, g.input_size[-1] * in_channels
+        row_bytes = (y_row + g.stride[-2] * x_row) * itemsize
+    rows = _Rows(g, length, 1, tuple(part))
+    most = rows.count if rows.count <= ALL_ROWS else ROWS
+    most = max(1, min(BLOCK_BYTES // row_bytes, most))
+    together = min(range(-(-most // 2), most + 1), key=lambda size: (-rows.count % size, -size))
+    return dataclasses.replace(rows, together=together)
 
 
-def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, blocks: _Blocks) -> jax.Array:
-    """w, from `(N, *i, groups)` for each channel of a group, and `(N, *o, O/groups, groups)`."""
+def _padded(x: jax.Array, y: jax.Array, rows: _Rows) -> tuple[jax.Array, jax.Array, _Rows]:
+    """The same of an x with its padding along the last axis, and a y of whole rows, if rows do not
+    begin with x or some tap meets nothing."""
+    g, n = rows.geometry, rows.geometry.num_spatial_dims
+    if not rows.begins_anywhere and all(rows.windows(tap) for tap in range(g.kernel_size[-1])):
+        return x, y, rows
+    windows = rows.count * rows.length if n == 1 else g.output_size[-1]
+    size = (windows - 1) * g.stride[-1] + g.reach[-1] + 1
+    x, y = fit(x, n, g.padding_low[-1], size), fit(y, n, 0, windows)
+    g = replace_axis(g, n - 1, input_size=size, padding_low=0)
+    return x, y, dataclasses.replace(rows, geometry=g)
 
-    def add_block(number, sums):
-        image, *place = jnp.unravel_index(number, (y.shape[0], *blocks.places))
-        start = blocks.start(place)
-        y_rows = blocks.of_y(y, image, start)
-        x_blocks = [blocks.of_x(channel, image, start) for channel in channels]
-        x_blocks = lax.optimization_barrier(x_blocks)
 
-        def add_taps(number, sums):
-            *before, tap = jnp.unravel_index(number, blocks.tap_places)
-            tap = [*before, tap * blocks.taps_at_once]
-            x_rows = [blocks.rows_of_x(block, tap) for block in x_blocks]
-            products = [
-                [
-                    blocks.at_tap(x_row, t)[..., None, :] * y_row
-                    for x_row, y_row in zip(of_channel, y_rows, strict=True)
-                ]
-                for t in range(blocks.taps_at_once)
-                for of_channel in x_rows
-            ]
-            return [
-                _add_at(total, number, functools.reduce(jnp.add, terms))
-                for total, terms in zip(sums, products, strict=True)
-            ]
+def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, rows: _Rows) -> list[jax.Array]:
+    """For each channel of a group and each tap written out, `(parts, windows, O/groups, groups)`,
+    which is yet to be summed over the windows of a row. From `(N, *i, groups)` for each channel,
+    and `(N, *o, O/groups, groups)`."""
+    lines = [(*line, 0) for line in np.ndindex(*rows.part[:-1])]
 
-        return lax.fori_loop(0, math.prod(blocks.tap_places), add_taps, sums)
+    def add_block(number, totals):
+        image, *block = _unravel(number, (y.shape[0], *rows.blocks))
+        # Without the barrier, the sum for each tap computes them anew.
+        image, *block = lax.optimization_barrier((image, *block))
+        places = [_place(rows, block, row) for row in range(rows.together)]
+        y_rows = [_row_of_y(y, image, place, rows) for place in places]
 
-    shape = (math.prod(blocks.tap_places), 1, *blocks.row_shape, *y.shape[-2:])
-    # Of y's type: it may vary over the axes of a mesh.
-    zeros = jnp.zeros_like(jax.eval_shape(lambda: jnp.broadcast_to(y[(0,) * y.ndim], shape)))
-    sums = [zeros] * (blocks.taps_at_once * len(channels))
-    sums = lax.fori_loop(0, y.shape[0] * math.prod(blocks.places), add_block, sums)
-    w = jnp.stack(sums).sum(tuple(range(2, y.ndim)))
-    w = w.reshape(blocks.taps_at_once, len(channels), *w.shape[1:])  # (t, I/g, tap, O/g, groups)
-    kernel_size = blocks.geometry.kernel_size
-    return w.transpose(4, 3, 1, 2, 0).reshape(-1, len(channels), *kernel_size)
+        def add_part(number, totals):
+            part = _unravel(number, rows.parts)
+            first = [at * size for at, size in zip(part, rows.part, strict=True)]
+            sums = []
+            for channel in channels:
+                for line in lines:
+                    tap = [a + b for a, b in zip(first, line, strict=True)]
+                    starts = [_start(rows.geometry, place, tap) for place in places]
+                    x_rows = [_row_of_x(channel, image, start, rows) for start in starts]
+                    met = _met(rows, places, starts, line)
+                    sums += _sums(x_rows, y_rows, *met, rows)
+            return [_add_at(total, number, sum) for total, sum in zip(totals, sums, strict=True)]
+
+        return lax.fori_loop(0, math.prod(rows.parts), add_part, totals)
+
+    shapes = [
+        (math.prod(rows.parts), len(rows.windows(tap)), *y.shape[-2:])
+        for tap in range(rows.part[-1])
+    ]
+    totals = [_zeros(shape, y) for shape in shapes * (len(channels) * len(lines))]
+    return lax.fori_loop(0, y.shape[0] * math.prod(rows.blocks), add_block, totals)
+
+
+def _unravel(number: Any, sizes: Sequence[int]) -> list[Any]:
+    """The place of that number, where the last axis is the fastest."""
+    place = []
+    for size in reversed(sizes):
+        size = lax.full_like(number, size)
+        place.append(lax.rem(number, size))
+        number = lax.div(number, size)
+    return place[::-1]
+
+
+def _place(rows: _Rows, block: list[Any], row: int) -> list[Any]:
+    """The window with which a row of a block begins."""
+    *before, along = block
+    after = [0] * (rows.geometry.num_spatial_dims - len(block))
+    return [*before, (along * rows.together + row) * rows.length, *after]
+
+
+def _row_of_y(y: jax.Array, image: Any, place: list[Any], rows: _Rows) -> jax.Array:
+    """`(windows, O/groups, groups)`"""
+    sizes = [1] * len(place) + [rows.width, *y.shape[-2:]]
+    row = lax.dynamic_slice(y, [image, *place, 0, 0], sizes, allow_negative_indices=False)
+    return row.reshape(row.shape[-3:])
+
+
+def _start(g: Geometry, place: Sequence[Any], tap: Sequence[Any]) -> list[Any]:
+    """Where a window meets x at a tap."""
+    axes = zip(place, tap, g.stride, g.dilation, g.padding_low, strict=True)
+    return [at * s + t * d - low for at, t, s, d, low in axes]
+
+
+def _row_of_x(channel: jax.Array, image: Any, start: list[Any], rows: _Rows) -> jax.Array:
+    """What a row meets of `(N, *i, groups)` from its start on, or all of the last axis."""
+    g = rows.geometry
+    size = (rows.width - 1) * g.stride[-1] + (rows.part[-1] - 1) * g.dilation[-1] + 1
+    if not rows.begins_anywhere:
+        start, size = [*start[:-1], 0], g.input_size[-1]
+    sizes = [1] * len(start) + [size, channel.shape[-1]]
+    row = lax.dynamic_slice(channel, [image, *start, 0], sizes, allow_negative_indices=False)
+    return row.reshape(row.shape[-2:])
+
+
+Condition = jax.Array | None
+"""One that may not hold, or None."""
+
+
+def _met(
+    rows: _Rows, places: list[list[Any]], starts: list[list[Any]], line: Sequence[int]
+) -> tuple[list[Condition], Condition]:
+    """Whether each row of a block is one of y, and meets x; and whether all of them do, along the
+    axes before. What always holds is no condition, for each takes time to compile."""
+    g, axis = rows.geometry, rows.axis
+    last_line = [t + k - size for t, k, size in zip(line, g.kernel_size, rows.part, strict=True)]
+    of_rows = []
+    for row, (place, start) in enumerate(zip(places, starts, strict=True)):
+        first = row * rows.length
+        last = ((rows.blocks[axis] - 1) * rows.together + row) * rows.length
+        conditions = []
+        if last + rows.length > g.output_size[axis]:
+            windows = place[axis] + lax.iota(place[axis].dtype, rows.length)[:, None, None]
+            conditions.append(windows < g.output_size[axis])
+        if g.num_spatial_dims > 1:
+            conditions += _within(g, axis, start, (first, last), (line, last_line))
+        of_rows.append(_all(conditions))
+    of_block = [
+        condition
+        for before in range(axis)
+        for condition in _within(
+            g, before, starts[0], (0, g.output_size[before] - 1), (line, last_line)
+        )
+    ]
+    return of_rows, _all(of_block)
+
+
+def _within(
+    g: Geometry, axis: int, start: list[Any], places: tuple[int, int], taps: tuple[Any, Any]
+) -> list[jax.Array]:
+    """That a window starts in x, as far as that's not known from the first and last place and tap
+    that it may be of."""
+    lowest, highest = (
+        place * g.stride[axis] + tap[axis] * g.dilation[axis] - g.padding_low[axis]
+        for place, tap in zip(places, taps, strict=True)
+    )
+    size = g.input_size[axis]
+    return [start[axis] >= 0] * (lowest < 0) + [start[axis] < size] * (highest >= size)
+
+
+def _all(conditions: list[jax.Array]) -> Condition:
+    return functools.reduce(jnp.logical_and, conditions) if conditions else None
+
+
+def _where(condition: Condition, value: jax.Array) -> jax.Array:
+    return value if condition is None else jnp.where(condition, value, 0)
+
+
+def _sums(
+    x_rows: list[jax.Array],
+    y_rows: list[jax.Array],
+    of_rows: list[Condition],
+    of_block: Condition,
+    rows: _Rows,
+) -> list[jax.Array]:
+    """For each tap of the last axis, what the rows add to its total."""
+    g = rows.geometry
+
+    def product(tap: int, x_row: jax.Array, y_row: jax.Array, condition: Condition) -> jax.Array:
+        windows = rows.windows(tap)
+        start = windows.start * g.stride[-1] + tap * g.dilation[-1] - g.padding_low[-1]
+        stop = start + (len(windows) - 1) * g.stride[-1] + 1
+        x_met = lax.slice_in_dim(x_row, start, stop, g.stride[-1])[:, None]
+        return _where(condition, x_met * lax.slice_in_dim(y_row, windows.start, windows.stop))
+
+    row_by_row = list(zip(x_rows, y_rows, of_rows, strict=True))
+    sums = [
+        functools.reduce(jnp.add, (product(tap, *row) for row in row_by_row))
+        for tap in range(rows.part[-1])
+    ]
+    return [_where(of_block, sum) for sum in sums]
+
+
+def _zeros(shape: Sequence[int], like: jax.Array) -> jax.Array:
+    """Of the type of another array, which may vary over the axes of a mesh."""
+    return jnp.zeros_like(
+        jax.eval_shape(lambda: jnp.broadcast_to(like[(0,) * like.ndim], tuple(shape)))
+    )
 
 
 def _add_at(total: jax.Array, number: Any, part: jax.Array) -> jax.Array:

@@ -201,6 +201,8 @@ def channels_of_groups(x: jax.Array, g: Geometry, dtype: Any) -> list[jax.Array]
 def by_place_in_group(array: jax.Array, axis: int, groups: int) -> jax.Array:
     """An axis of channels, `groups*m`, as two, `(m, groups)`."""
     shape = array.shape
+    if shape[axis] == groups:
+        return jnp.expand_dims(array, axis)
     array = array.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
     return jnp.swapaxes(array, axis, axis + 1)
 

@@ -167,7 +167,7 @@ def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan)
     blocks = ("blocks",) if one_device else ()
     few = c * o <= FEW_CHANNELS
     if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-        return ("blocks", *layout, "fit", "rows")
+        return (*layout, "rows")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         return (*blocks, *layout, "fit", "taps")
     some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
