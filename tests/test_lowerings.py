@@ -171,11 +171,13 @@ def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 1 << 10, 1 << 20])
+@pytest.mark.parametrize(("cores", "block_bytes"), [(1, 1), (8, 1 << 10), (1, 1 << 20)])
 @pytest.mark.parametrize("written_out", [1, 4, 99])
 @pytest.mark.parametrize("size", [(37,), (37, 5), (9, 4), (3, 32, 4)], ids=str)
-def test_rows_are_summed_in_blocks(size, written_out, block_bytes, monkeypatch):
-    """Single rows and several, with some left over and with none; kernels in parts, and whole."""
+def test_rows_are_summed_in_blocks(size, written_out, cores, block_bytes, monkeypatch):
+    """Single rows and several, with some left over and with none, of one image and of two; kernels
+    in parts, and whole."""
+    monkeypatch.setattr(rows, "_cores", lambda: cores)
     monkeypatch.setattr(rows, "TAPS", written_out)
     monkeypatch.setattr(rows, "BLOCK_BYTES", block_bytes)
     n = len(size)

@@ -16,6 +16,7 @@ where a loop goes along it.
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,11 @@ ALL_ROWS = 10
 """unless an image has no more than that,"""
 
 BLOCK_BYTES = 1 << 19
-"""of so much of x and y together, which stays in the cache."""
+"""and of so much of x and y together, which stays in a core's cache."""
+
+CORES_PER_IMAGE = 4
+"""Taps alone keep so many cores busy. With more, blocks are of several images, which XLA divides
+between them."""
 
 TAPS = 16
 """Taps written out, at most,"""
@@ -47,12 +52,12 @@ SUMS = 36
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
     """w, of channels last."""
     dtype = jnp.dtype(options.get("preferred_element_type") or x.dtype)
-    rows = _divide(geometry, x.shape[-1], y.shape[-1], dtype.itemsize)
+    rows = _divide(geometry, x.shape, y.shape, dtype.itemsize)
     x, y, rows = _padded(x, y, rows)
     g = rows.geometry
     channels = taps.channels_of_groups(x, g, dtype)
     y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
-    w = jnp.stack([total.sum(1) for total in _sum_over_blocks(channels, y, rows)])
+    w = jnp.stack([total.sum((1, 2)) for total in _sum_over_blocks(channels, y, rows)])
     # `(I/g, *part, *parts, O/g, groups)`: along each axis, parts follow each other.
     n = g.num_spatial_dims
     w = w.reshape(len(channels), *rows.part, *rows.parts, *w.shape[-2:])
@@ -67,14 +72,17 @@ class _Rows:
 
     geometry: Geometry
 
+    part: tuple[int, ...]
+    """Shape of what is written out of the kernel."""
+
+    images: int
+    """Of a block."""
+
     length: int
     """Windows of a row along the axis along which rows follow each other."""
 
-    together: int
+    together: int = 1
     """Rows of a block."""
-
-    part: tuple[int, ...]
-    """Shape of what is written out of the kernel."""
 
     @property
     def axis(self) -> int:
@@ -115,10 +123,11 @@ class _Rows:
         return windows_that_meet(g, g.num_spatial_dims - 1, tap)
 
 
-def _divide(g: Geometry, in_channels: int, out_channels: int, itemsize: int) -> _Rows:
+def _divide(g: Geometry, x_shape: Sequence[int], y_shape: Sequence[int], itemsize: int) -> _Rows:
+    batch, in_channels, out_channels = x_shape[0], x_shape[-1], y_shape[-1]
     part, most = [1] * g.num_spatial_dims, max(1, min(TAPS, SUMS * g.groups // in_channels))
     for axis, k in reversed(list(enumerate(g.kernel_size))):
-        part[axis] = max(size for size in range(1, min(k, most) + 1) if k % size == 0)
+        part[axis] = _largest_divisor(k, most)
         most //= part[axis]
         if part[axis] < k:
             break
@@ -130,11 +139,21 @@ def _divide(g: Geometry, in_channels: int, out_channels: int, itemsize: int) -> 
         length = 1
         y_row, x_row = g.output_size[-1] * out_channels, g.input_size[-1] * in_channels
         row_bytes = (y_row + g.stride[-2] * x_row) * itemsize
-    rows = _Rows(g, length, 1, tuple(part))
+    images = _largest_divisor(batch, max(1, _cores() // CORES_PER_IMAGE))
+    rows = _Rows(g, tuple(part), images, length)
     most = rows.count if rows.count <= ALL_ROWS else ROWS
     most = max(1, min(BLOCK_BYTES // row_bytes, most))
     together = min(range(-(-most // 2), most + 1), key=lambda size: (-rows.count % size, -size))
     return dataclasses.replace(rows, together=together)
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max((size for size in range(1, min(number, most) + 1) if number % size == 0), default=1)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _padded(x: jax.Array, y: jax.Array, rows: _Rows) -> tuple[jax.Array, jax.Array, _Rows]:
@@ -151,13 +170,14 @@ def _padded(x: jax.Array, y: jax.Array, rows: _Rows) -> tuple[jax.Array, jax.Arr
 
 
 def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, rows: _Rows) -> list[jax.Array]:
-    """For each channel of a group and each tap written out, `(parts, windows, O/groups, groups)`,
-    which is yet to be summed over the windows of a row. From `(N, *i, groups)` for each channel,
-    and `(N, *o, O/groups, groups)`."""
+    """w by parts of the kernel, for each channel of a group and each tap written out: `(parts,
+    images, windows, O/groups, groups)`, yet to be summed over the images of a block and the windows
+    of a row. From `(N, *i, groups)` for each channel, and `(N, *o, O/groups, groups)`."""
     lines = [(*line, 0) for line in np.ndindex(*rows.part[:-1])]
 
     def add_block(number, totals):
-        image, *block = _unravel(number, (y.shape[0], *rows.blocks))
+        image, *block = _unravel(number, (y.shape[0] // rows.images, *rows.blocks))
+        image = image * rows.images
         # Without the barrier, the sum for each tap computes them anew.
         image, *block = lax.optimization_barrier((image, *block))
         places = [_place(rows, block, row) for row in range(rows.together)]
@@ -179,11 +199,11 @@ def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, rows: _Rows) -> li
         return lax.fori_loop(0, math.prod(rows.parts), add_part, totals)
 
     shapes = [
-        (math.prod(rows.parts), len(rows.windows(tap)), *y.shape[-2:])
+        (math.prod(rows.parts), rows.images, len(rows.windows(tap)), *y.shape[-2:])
         for tap in range(rows.part[-1])
     ]
     totals = [_zeros(shape, y) for shape in shapes * (len(channels) * len(lines))]
-    return lax.fori_loop(0, y.shape[0] * math.prod(rows.blocks), add_block, totals)
+    return lax.fori_loop(0, y.shape[0] // rows.images * math.prod(rows.blocks), add_block, totals)
 
 
 def _unravel(number: Any, sizes: Sequence[int]) -> list[Any]:
@@ -204,10 +224,10 @@ def _place(rows: _Rows, block: list[Any], row: int) -> list[Any]:
 
 
 def _row_of_y(y: jax.Array, image: Any, place: list[Any], rows: _Rows) -> jax.Array:
-    """`(windows, O/groups, groups)`"""
-    sizes = [1] * len(place) + [rows.width, *y.shape[-2:]]
+    """`(images, windows, O/groups, groups)`"""
+    sizes = [rows.images] + [1] * (len(place) - 1) + [rows.width, *y.shape[-2:]]
     row = lax.dynamic_slice(y, [image, *place, 0, 0], sizes, allow_negative_indices=False)
-    return row.reshape(row.shape[-3:])
+    return row.reshape(row.shape[0], *row.shape[-3:])
 
 
 def _start(g: Geometry, place: Sequence[Any], tap: Sequence[Any]) -> list[Any]:
@@ -222,9 +242,9 @@ def _row_of_x(channel: jax.Array, image: Any, start: list[Any], rows: _Rows) -> 
     size = (rows.width - 1) * g.stride[-1] + (rows.part[-1] - 1) * g.dilation[-1] + 1
     if not rows.begins_anywhere:
         start, size = [*start[:-1], 0], g.input_size[-1]
-    sizes = [1] * len(start) + [size, channel.shape[-1]]
+    sizes = [rows.images] + [1] * (len(start) - 1) + [size, channel.shape[-1]]
     row = lax.dynamic_slice(channel, [image, *start, 0], sizes, allow_negative_indices=False)
-    return row.reshape(row.shape[-2:])
+    return row.reshape(row.shape[0], *row.shape[-2:])
 
 
 Condition = jax.Array | None
@@ -244,7 +264,7 @@ def _met(
         last = ((rows.blocks[axis] - 1) * rows.together + row) * rows.length
         conditions = []
         if last + rows.length > g.output_size[axis]:
-            windows = place[axis] + lax.iota(place[axis].dtype, rows.length)[:, None, None]
+            windows = place[axis] + lax.iota(place[axis].dtype, rows.length)[None, :, None, None]
             conditions.append(windows < g.output_size[axis])
         if g.num_spatial_dims > 1:
             conditions += _within(g, axis, start, (first, last), (line, last_line))
@@ -294,8 +314,10 @@ def _sums(
         windows = rows.windows(tap)
         start = windows.start * g.stride[-1] + tap * g.dilation[-1] - g.padding_low[-1]
         stop = start + (len(windows) - 1) * g.stride[-1] + 1
-        x_met = lax.slice_in_dim(x_row, start, stop, g.stride[-1])[:, None]
-        return _where(condition, x_met * lax.slice_in_dim(y_row, windows.start, windows.stop))
+        x_met = lax.slice_in_dim(x_row, start, stop, g.stride[-1], axis=1)[:, :, None]
+        return _where(
+            condition, x_met * lax.slice_in_dim(y_row, windows.start, windows.stop, axis=1)
+        )
 
     row_by_row = list(zip(x_rows, y_rows, of_rows, strict=True))
     sums = [
