@@ -16,14 +16,18 @@ from jaxconv.lowerings.setting import Setting
 LANES = 16
 """Numbers in a vector of AVX-512, or in two of AVX2."""
 
-WIDE_GROUP = 256
-"""Products of a group's channel counts from which its weight gradient is worth a call."""
+WIDE_GROUP, EVEN = 256, 8
+"""Products of a group's channel counts from which its weight gradient is worth a call; multiples of
+which always are. Else, oneDNN's rounding is more than torch's."""
 
 SMALL_COPIES = 1 << 21
 """Numbers that all windows meet up to which they may well be written down,"""
 
 MANY_WINDOWS = 36
 """if an image has windows enough, so that few of them meet padding."""
+
+PAIR = 4
+"""Products of a group's channel counts, two and two, that with few taps are not worth a call."""
 
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
@@ -92,7 +96,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
         if g.taps <= rows.TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
         return ("blocks", *layout, "onednn")
-    if g.groups > 1 and (c * o < WIDE_GROUP or g.groups > xla_cpu.FEW_GROUPS):
+    few = c * o < WIDE_GROUP and not c % EVEN == o % EVEN == 0
+    if g.groups > 1 and (few or g.groups > xla_cpu.FEW_GROUPS):
         return None
     if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product.
         return (*plan[:-1], "onednn")
@@ -115,7 +120,7 @@ def _leave_to_onednn(
 ) -> bool:
     """Whether it has fast code for what gives y or x, and XLA:CPU none that is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
-    if g.taps == 1 or math.prod(g.output_size) == 1:
+    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return False
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
         return False
@@ -140,8 +145,13 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is faster than multiply-adds, for few channels to a group."""
     along_rows = xla_cpu.fits_rows(g) and not g.channels_last
+    if g.taps == 1:
+        return False
     if c * o == 1:
         return g.taps > (xla_cpu.FEW_GATHERS if along_rows else xla_cpu.SMALL_KERNEL - 1)
     if c == 1 and o >= MULTIPLIER:
         return True
-    return g.taps * c > xla_cpu.FEW_TAPS or (min(c, o) >= 4 and not along_rows)
+    if g.taps * c > xla_cpu.FEW_TAPS:
+        return True
+    several = c * o > PAIR or g.taps > xla_cpu.SMALL_KERNEL
+    return min(c, o) > 1 and several and not along_rows

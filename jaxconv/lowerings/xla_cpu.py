@@ -24,6 +24,9 @@ from jaxconv.lowerings.setting import Setting
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
+SOME_CHANNELS = 64
+"""Up to this many, sums of rows give the weight of more than `FEW_GROUPS`."""
+
 FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one, and twice as many where an image results."""
 
@@ -166,7 +169,8 @@ def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> b
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
     blocks = ("blocks",) if one_device else ()
     few = c * o <= FEW_CHANNELS
-    if few and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
+    by_rows = few or (g.groups > FEW_GROUPS and g.taps > 1 and c * o <= SOME_CHANNELS)
+    if by_rows and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
         return (*layout, "rows")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         return (*blocks, *layout, "fit", "taps")
@@ -188,7 +192,7 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     strided = set(g.stride) != {1}
     if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
         return (*phases, "fit", "taps")
-    if g.channels_last and by_rows and not strided and min(c, o) > 1 and one_device:
+    if g.channels_last and by_rows and not strided and g.taps > 1 < min(c, o) and one_device:
         return ("first", "fit", "taps")
     if c * o == 1 and one_device and _gathers_pay(result, g):
         return (*moved, "gathers")
