@@ -58,10 +58,10 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and _is_one_product(g):
         return ("taps_to_channels", "onednn")
-    if not _leave_to_onednn(plan, result, g, in_channels, out_channels):
+    changes = _to_onednn(plan, result, g, in_channels, out_channels)
+    if changes is None:
         return None
-    exchange = ("exchange",) if result == "input" else ()
-    return (*xla_cpu.channels_moved(g, setting.one_device), *exchange, "onednn")
+    return (*xla_cpu.channels_moved(g, setting.one_device), *changes, "onednn")
 
 
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
@@ -104,7 +104,9 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
     to_batch = ("dilation_to_batch:-1",) if apart else ()
-    fit = ("fit",) if g.num_spatial_dims == 1 and g.dilation == (1,) else ()
+    pads = zip(g.padding_low, g.padding_high, g.output_size, g.stride, strict=True)
+    exceeds = any(max(low, high) > (windows - 1) * s for low, high, windows, s in pads)
+    fit = ("fit",) if exceeds or (g.num_spatial_dims == 1 and g.dilation == (1,)) else ()
     tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
     return ("large_blocks", *layout, "groups", *tail)
 
@@ -115,25 +117,32 @@ def _fills_lanes_better(c: int, o: int) -> bool:
     return c * -(-o // LANES) > o * -(-c // LANES)
 
 
-def _leave_to_onednn(
+def _to_onednn(
     plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int
-) -> bool:
-    """Whether it has fast code for what gives y or x, and XLA:CPU none that is as fast."""
+) -> Plan | None:
+    """The changes with which oneDNN has fast code for what gives y or x, if XLA:CPU has none that
+    is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
+    few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
+    most = onednn.MOST_SUMMED[g.num_spatial_dims]
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
-        return False
+        return None
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
-        return False
-    if result == "input":
-        if set(g.stride) != {1}:
-            return False
+        return None
+    exchange = ("exchange",) if result == "input" else ()
+    if exchange and set(g.stride) != {1}:
+        copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
+        pays = copied or (g.groups > 1 and not few)
+        return ("phases", *exchange) if pays and o <= most else None
+    if exchange:
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
-        return False
-    if c > onednn.MOST_SUMMED[g.num_spatial_dims]:
-        return g.groups == 1 and not _leaves_out_padding(plan, g)
-    few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    return not few or _is_fast_at_few(g, c, o)
+        return None
+    if c > most and g.groups > 1:
+        return ("groups", *exchange) if g.num_spatial_dims == 3 else None
+    if c > most:
+        return None if _leaves_out_padding(plan, g) else exchange
+    return exchange if not few or _is_fast_at_few(g, c, o) else None
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:

@@ -192,7 +192,8 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     strided = set(g.stride) != {1}
     if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
         return (*phases, "fit", "taps")
-    if g.channels_last and by_rows and not strided and g.taps > 1 < min(c, o) and one_device:
+    several = min(c, o) > 1 or (c * o > 1 and set(g.dilation) != {1})
+    if g.channels_last and by_rows and not strided and several and g.taps > 1 and one_device:
         return ("first", "fit", "taps")
     if c * o == 1 and one_device and _gathers_pay(result, g):
         return (*moved, "gathers")
@@ -233,8 +234,10 @@ def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) ->
         arithmetic = _multiply_adds(g, o, c, one_device, moved)
         if arithmetic:
             return arithmetic
-    by_product = (*moved, "taps_to_channels", "direct")
-    return by_product if c * g.taps <= FEW_PRODUCTS else None
+    if c * g.taps > FEW_PRODUCTS:
+        return None
+    blocks, phases = ("blocks",) if one_device else (), ("phases",) if c == 1 else ()
+    return (*blocks, *moved, *phases, "taps_to_channels", "direct")
 
 
 def _multiply_adds(
@@ -406,9 +409,7 @@ def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
 def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
     if set(g.stride) == {1}:
         return convolution
-    if c == 1:
-        return ("direct",)
-    if c < 8 and not divides(g):
+    if c == 1 or (c < 8 and not divides(g)):
         return ("phases", "taps_to_channels", "direct")
     return _strided_input(g)
 
