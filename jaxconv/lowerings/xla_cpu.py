@@ -236,8 +236,12 @@ def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) ->
             return arithmetic
     if c * g.taps > FEW_PRODUCTS:
         return None
-    blocks, phases = ("blocks",) if one_device else (), ("phases",) if c == 1 else ()
-    return (*blocks, *moved, *phases, "taps_to_channels", "direct")
+    by_product = (*moved, "taps_to_channels", "direct")
+    if g.num_spatial_dims == 1:
+        return by_product
+    if c == 1:
+        return ("phases", *by_product)
+    return ("blocks", *by_product) if one_device else by_product
 
 
 def _multiply_adds(
