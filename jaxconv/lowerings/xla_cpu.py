@@ -171,7 +171,9 @@ def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan)
     few = c * o <= FEW_CHANNELS
     by_rows = few or (g.groups > FEW_GROUPS and g.taps > 1 and c * o <= SOME_CHANNELS)
     if by_rows and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-        return (*layout, "rows")
+        # Copies of channels first are of a few images at a time, which takes less memory.
+        moved = () if g.channels_last else ("blocks", "last", "fit")
+        return (*moved, "rows")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         return (*blocks, *layout, "fit", "taps")
     some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
