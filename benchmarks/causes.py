@@ -52,8 +52,8 @@ CAUSES = [
         "These weight gradients add up too few channels for a convolution or a matrix product; XLA "
         "adds up rows for each tap, which are read anew for it, where torch has code of its own",
         "cpu",
-        r"depthwise 3x3|groups 32|ResNeXt",
-        ("f+b", "step"),
+        r"depthwise (3x3|x2)|groups 32",
+        ("f+b",),
     ),
     Cause(
         "Of more than 64 channels, oneDNN sums parts one after the other, to round at most twice "
@@ -75,12 +75,6 @@ CAUSES = [
         "stride, or as one product, whose results are then woven together, a copy more",
         "cpu",
         r"^T .*s2",
-        ("f",),
-    ),
-    Cause(
-        "Measured when a bias was still added in a pass of its own",
-        "cpu",
-        r"^1x1$",
         ("f",),
     ),
     Cause(
@@ -113,7 +107,7 @@ CAUSES = [
         "oneDNN's code, which takes 1.0 to 1.45 times as long in XLA's threads as in torch's, "
         "where XLA has a convolution of its own that is as fast",
         "cpu",
-        r"^(T 3x3|stem|1x1)",
+        r"^(T 3x3|stem|1x1|dense 5x5)",
         other="lax",
     ),
     Cause(
