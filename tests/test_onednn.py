@@ -298,6 +298,20 @@ def test_the_rules_leave_weight_gradients_to_it():
 
 
 @available
+def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
+    g = Geometry((11, 9), (3, 4), (6, 4), (2, 2), (1, 1), (1, 1), 2, channels_last=True)
+    plan = cpu.choose("input", g, 16, 20, Setting(jnp.float32))
+    assert plan == ("phases", "exchange", "onednn")
+    _, w, _ = _arrays((2, 16, *g.input_size), (20, 8, *g.kernel_size), 20)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=(2, *g.output_size, 20)), jnp.float32)
+    form = functools.partial(plans.carry_out, plan, "input", g=g)
+    assert f"{CALL}convolution" in _program(form, y, w)
+    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
+    far = Geometry((2, 1), (7, 2), (5, 2), (2, 1), (10, 1), (2, 1), 2, channels_last=True)
+    assert "onednn" not in cpu.choose("input", far, 16, 20, Setting(jnp.float32))
+
+
+@available
 @pytest.mark.parametrize(("multiplier", "repeats"), [(2, True), (3, True), (4, False)])
 def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
     """Up to 3; the bias is still added in the same call."""

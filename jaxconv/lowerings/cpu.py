@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import onednn, rows, xla_cpu
+from jaxconv.lowerings import changes, onednn, rows, xla_cpu
 from jaxconv.lowerings.plans import Plan
 from jaxconv.lowerings.setting import Setting
 
@@ -58,10 +58,10 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and _is_one_product(g):
         return ("taps_to_channels", "onednn")
-    changes = _to_onednn(plan, result, g, in_channels, out_channels)
-    if changes is None:
+    changed = _to_onednn(plan, result, g, in_channels, out_channels)
+    if changed is None:
         return None
-    return (*xla_cpu.channels_moved(g, setting.one_device), *changes, "onednn")
+    return (*xla_cpu.channels_moved(g, setting.one_device), *changed, "onednn")
 
 
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
@@ -133,7 +133,10 @@ def _to_onednn(
     if exchange and set(g.stride) != {1}:
         copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
         pays = copied or (g.groups > 1 and not few)
-        return ("phases", *exchange) if pays and o <= most else None
+        if not pays or o > most:
+            return None
+        fit = all(onednn.fits(p.exchanged(), out_channels, in_channels) for p in _phases(g))
+        return ("phases", *exchange) if fit else None
     if exchange:
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
@@ -143,6 +146,14 @@ def _to_onednn(
     if c > most:
         return None if _leaves_out_padding(plan, g) else exchange
     return exchange if not few or _is_fast_at_few(g, c, o) else None
+
+
+def _phases(g: Geometry) -> list[Geometry]:
+    """The parts of stride 1 that it is a sum of."""
+    strided = [axis for axis, s in enumerate(g.stride) if s > 1]
+    if not strided:
+        return [g]
+    return [part for first in changes.phases(g, strided[0]).parts for part in _phases(first)]
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
