@@ -1,8 +1,9 @@
 """Which plan is fastest on a CPU, by shape. The measurements are in `benchmarks/NOTES.md`.
 
 Where oneDNN can be called, convolutions and most weight gradients are left to it. XLA:CPU keeps
-what is plain arithmetic or one matrix product, strided transposed convolutions, for which XLA can
-only be asked for their phases, and weight gradients of many small groups.
+what is plain arithmetic or one matrix product, strided transposed convolutions without groups, for
+which oneDNN could only be asked for their phases, and weight gradients of few taps or many small
+groups.
 """
 
 import dataclasses
