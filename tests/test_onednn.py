@@ -1,5 +1,6 @@
 """What XLA:CPU leaves to oneDNN, and what it must not."""
 
+import dataclasses
 import functools
 import os
 import platform
@@ -117,6 +118,15 @@ def test_what_is_not_safe_is_computed_otherwise(name):
     form = functools.partial(plans.carry_out, ("onednn",), "output", g=g)
     assert CALL not in _program(form, x, w)
     oracle.assert_close(jax.jit(form)(x, w), plans.DIRECT["output"](x, w, g), 1e-6)
+
+
+def test_one_channel_is_left_to_it_only_where_dilated_windows_skip_nothing():
+    """It writes beyond its memory there, which ends the process."""
+    g = Geometry((29, 12), (3, 4), (5, 9), (5, 1), (0, 0), (2, 1), 1, channels_last=True)
+    assert not onednn.fits(g, 1, 8)
+    assert onednn.fits(g, 2, 8)
+    closer = dataclasses.replace(g, stride=(4, 1), output_size=(7, 9))
+    assert onednn.fits(closer, 1, 8)
 
 
 @available

@@ -73,12 +73,16 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
 
     It has for all that pad no further than the kernel reaches, save for depthwise ones that are
     dilated. With channels first it has not, always. For few channels and rows of one window, it may
-    be wrong (oneDNN 3.7).
+    be wrong; for one channel, where dilated windows lie so far apart that they skip some of it, it
+    writes beyond its memory (oneDNN 3.7).
     """
     if g.output_size[-1] == 1:
         return False
     depthwise = 1 < g.groups == in_channels == out_channels
-    if in_channels == g.groups and not depthwise and not takes_one_channel(g.kernel_size):
+    axes = zip(g.stride, g.dilation, g.reach, strict=True)
+    skips = any(d > 1 and s > reach for s, d, reach in axes)
+    one_channel = in_channels == g.groups and not depthwise
+    if one_channel and (skips or not takes_one_channel(g.kernel_size)):
         return False
     pads = zip(g.padding_low, g.padding_high, g.reach, strict=True)
     if any(max(low, high) > reach for low, high, reach in pads):
