@@ -221,12 +221,12 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
     Backwards, that is a sum over devices: of half-precision arrays it is taken in float32.
     """
-    axes = frozenset().union(*map(_varying_axes, arrays))
+    axes = frozenset().union(*map(varying_axes, arrays))
     return [_vary(array, axes) for array in arrays]
 
 
 def _vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:
-    missing = tuple(sorted(axes - _varying_axes(array)))
+    missing = tuple(sorted(axes - varying_axes(array)))
     if not missing:
         return array
     dtype = array.dtype
@@ -234,7 +234,8 @@ def _vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:
     return lax.pcast(array.astype(wide), missing, to="varying").astype(dtype)
 
 
-def _varying_axes(array: jax.Array) -> frozenset[str]:
+def varying_axes(array: jax.Array) -> frozenset[str]:
+    """The mesh axes over which an array differs from device to device, inside `shard_map`."""
     aval = jax.typeof(array)
     if hasattr(aval, "manual_axis_type"):  # jax >= 0.11
         return frozenset(aval.manual_axis_type.varying)

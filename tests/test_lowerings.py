@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from jaxconv import geometry
+from jaxconv import geometry, sharding
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, rows
 from jaxconv.lowerings.setting import Setting
@@ -266,6 +268,33 @@ def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, cha
     per_group, g = WIDE_LAYERS[name]
     g = dataclasses.replace(g, channels_last=channels_last)
     _assert_rules_equal_the_direct_form(choose, g, per_group, one_device=True)
+
+
+@pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [*GEOMETRIES, *MORE_GEOMETRIES, *WIDE_LAYERS])
+def test_inside_shard_map_results_vary_as_operands_do(name, dtype, choose):
+    """Else tracing fails wherever types have to agree: in loops and transposed functions."""
+    per_group, g = WIDE_LAYERS.get(name) or ((2, 3), (GEOMETRIES | MORE_GEOMETRIES)[name])
+    c, o = (channels * g.groups for channels in per_group)
+    mesh, varying = jax.make_mesh((1,), ("data",), (AxisType.Auto,)), []
+
+    @jax.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    def contractions(arrays):
+        results = {}
+        for result, ab in arrays.items():
+            plan = choose(result, g, c, o, Setting(dtype, images=2))
+            options = {"preferred_element_type": jnp.float32}
+            results[result] = plans.carry_out(plan, result, *ab, g, **options)
+            varying.append(sharding.varying_axes(results[result]))
+        return results
+
+    arrays = {
+        result: [array.astype(dtype) for array in _operands(result, g, per_group)]
+        for result in plans.OPERANDS
+    }
+    jax.eval_shape(contractions, arrays)
+    assert varying == [{"data"}] * 3
 
 
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])

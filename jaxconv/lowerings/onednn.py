@@ -34,6 +34,7 @@ from jaxconv.geometry import Geometry
 from jaxconv.lowerings.changes import moved_in_memory, replace_axis
 from jaxconv.lowerings.setting import Setting
 from jaxconv.padding import crop
+from jaxconv.sharding import vary_alike
 
 UNTRIED = (0, 13)
 """The first version of JAX that the calls have not been tried with."""
@@ -337,7 +338,7 @@ def _call(
         legacy_backend_config=json.dumps(config),
         input_output_aliases={} if in_place is None else {in_place: 0},
     )
-    return call(*operands)
+    return vary_alike(call(*operands), *operands)[0]  # A call's type says nothing of `shard_map`.
 
 
 # Whether the calls can be made.
