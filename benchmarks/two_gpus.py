@@ -1,6 +1,7 @@
 """A training step of `examples.train` on two GPUs of one host, against one GPU.
 
     python -m benchmarks.two_gpus --output two_gpus.txt
+    python -m benchmarks.two_gpus 3-D                      # workloads that a pattern finds
     python -m benchmarks.two_gpus --platform cpu --tiny    # on two virtual devices, as a check
 
 A U-Net with its batch split over both, and a 3-D U-Net with the depth of its volumes split, where
@@ -41,17 +42,21 @@ class Workload:
     split: str  # The mesh axis with two devices: "data" or "space".
 
 
+_UNET = Workload(32, (256, 256), (64, 128, 256, 512), 3, "data")
 WORKLOADS = {
-    "U-Net, data parallel": Workload(32, (256, 256), (64, 128, 256, 512), 3, "data"),
+    "U-Net, data parallel": _UNET,
+    "U-Net, data parallel, four times the batch": dataclasses.replace(_UNET, batch=128),
     "3-D U-Net, depth partitioned": Workload(2, (128, 128, 128), (32, 64, 128, 256), 1, "space"),
 }
 # The same networks with less to do, for the comparison in float32 and for `--tiny`.
 SMALL = {
     "U-Net, data parallel": {"batch": 4, "sizes": (64, 48)},
+    "U-Net, data parallel, four times the batch": {"batch": 4, "sizes": (64, 48)},
     "3-D U-Net, depth partitioned": {"sizes": (32, 24, 16)},
 }
 TINY_CHANNELS = (4, 8, 12, 16)
-STEPS = 20
+STEPS = 10  # Between two looks at the loss, as in the script.
+REPEATS = 5
 
 
 class Run:
@@ -71,23 +76,27 @@ class Run:
         self.compiled = step.lower(self.state, self.images).compile()
         self.compile_seconds = time.perf_counter() - start
 
-    def step(self) -> float:
+    def step(self) -> jax.Array:
         self.state, loss = self.compiled(self.state, self.images)
-        return float(loss)
+        return loss
+
+    def steps(self, count: int) -> float:
+        return float([self.step() for _ in range(count)][-1])
 
     def first_step(self) -> tuple[float, dict[str, np.ndarray]]:
         """Loss and gradients: after one step, Adam's first moment is a tenth of the gradient."""
-        loss = self.step()
+        loss = self.steps(1)
         moments = jax.tree_util.tree_leaves_with_path(self.state.opt_state[0].mu)
         return loss, {jax.tree_util.keystr(path): np.asarray(mu) * 10 for path, mu in moments}
 
-    def median_seconds(self, steps: int) -> float:
+    def median_seconds(self, count: int) -> float:
+        """A step's, of `count` between two looks at the loss."""
         times = []
-        for _ in range(steps + 2):
+        for _ in range(REPEATS + 1):
             start = time.perf_counter()
-            self.step()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[2:])
+            self.steps(count)
+            times.append((time.perf_counter() - start) / count)
+        return statistics.median(times[1:])
 
 
 def difference(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> dict[str, float]:
@@ -141,6 +150,7 @@ def measure(name: str, devices: int, tiny: bool, gradients_file: Path) -> dict[s
     result = {
         "loss": loss,
         "seconds": run.median_seconds(STEPS),
+        "seconds_alone": run.median_seconds(1),
         "compile_seconds": run.compile_seconds,
         "planned_bytes": planned.temp_size_in_bytes + planned.argument_size_in_bytes,
         "peak_bytes": [
@@ -181,6 +191,8 @@ def report(name: str, one: dict[str, Any], two: dict[str, Any], bfloat16: dict[s
         f"{name}; {two['device']}",
         f"  step: {one['seconds'] * 1e3:.1f} ms on one, {two['seconds'] * 1e3:.1f} ms on two: "
         f"speed-up {one['seconds'] / two['seconds']:.2f}",
+        f"    if the host waits for every step: {one['seconds_alone'] * 1e3:.1f} ms, "
+        f"{two['seconds_alone'] * 1e3:.1f} ms, {one['seconds_alone'] / two['seconds_alone']:.2f}",
         f"  peak memory: {gigabytes(*one['peak_bytes'])} on one, "
         f"{gigabytes(*two['peak_bytes'])} on two",
         f"  memory the step needs, by XLA: {gigabytes(one['planned_bytes'])} on one, "
@@ -213,6 +225,7 @@ def report(name: str, one: dict[str, Any], two: dict[str, Any], bfloat16: dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A training step on two GPUs against one.")
+    parser.add_argument("pattern", nargs="?", default="")
     parser.add_argument("--output", type=Path, default=Path("two_gpus.txt"))
     parser.add_argument("--platform", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--tiny", action="store_true", help="small sizes, as a check")
@@ -226,7 +239,7 @@ def main() -> None:
     date = datetime.date.today().isoformat()
     results: dict[str, Any] = {"date": date, "jax": jax.__version__}
     text = f"{date}, jax {jax.__version__}, jaxlib {metadata.version('jaxlib')}\n"
-    for name in WORKLOADS:
+    for name in (name for name in WORKLOADS if re.search(args.pattern, name)):
         with tempfile.TemporaryDirectory() as folder:
             (one, gradients_one), (two, gradients_two) = (
                 measure_in_process(name, devices, args, Path(folder)) for devices in (1, 2)
