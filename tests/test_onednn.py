@@ -16,7 +16,7 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import cpu, onednn, plans
+from jaxconv.lowerings import changes, cpu, onednn, plans
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -120,13 +120,23 @@ def test_what_is_not_safe_is_computed_otherwise(name):
     oracle.assert_close(jax.jit(form)(x, w), plans.DIRECT["output"](x, w, g), 1e-6)
 
 
-def test_one_channel_is_left_to_it_only_where_dilated_windows_skip_nothing():
-    """It writes beyond its memory there, which ends the process."""
-    g = Geometry((29, 12), (3, 4), (5, 9), (5, 1), (0, 0), (2, 1), 1, channels_last=True)
-    assert not onednn.fits(g, 1, 8)
-    assert onednn.fits(g, 2, 8)
-    closer = dataclasses.replace(g, stride=(4, 1), output_size=(7, 9))
-    assert onednn.fits(closer, 1, 8)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_channel_is_left_to_it_only_where_its_copy_fits(axis, dilation):
+    """Where strides are larger than the kernel, it writes beyond its memory."""
+
+    def geometry(stride):
+        g = Geometry((29, 33, 12), (3, 2, 4), (1, 1, 9), (1, 1, 1), (0, 0, 0), (1, 1, 1))
+        taps, size = g.kernel_size[axis], g.input_size[axis]
+        output = (size - dilation * (taps - 1) - 1) // stride + 1
+        sizes = {"stride": stride, "dilation": dilation, "output_size": output}
+        return dataclasses.replace(changes.replace_axis(g, axis, **sizes), channels_last=True)
+
+    taps = geometry(1).kernel_size[axis]
+    assert onednn.fits(geometry(taps), 1, 8)
+    assert not onednn.fits(geometry(taps + 1), 1, 8)
+    assert onednn.fits(geometry(taps + 1), 2, 8)
+    assert onednn.fits(geometry(40), 1, 8)  # One window, that does not move.
 
 
 @available
@@ -289,6 +299,22 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = getattr(oracle.F, layer.__name__)(*operands)
     oracle.assert_close(jax.jit(layer)(x, w, bias), expected.numpy(), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+def test_over_two_axes_with_channels_last_all_are_summed_at_once(transposed):
+    """As by torch, and with the very same outcome."""
+    shape = (160, 17, 3, 2) if transposed else (17, 160, 3, 2)
+    x, w, bias = _arrays((2, 160, 9, 11), shape, 17)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    layer = functools.partial(getattr(jaxconv, name), data_format="channels_last")
+    operands = jnp.moveaxis(x, 1, -1), w, bias
+    assert _program(layer, *operands).count(CALL) == 1
+    of_x, *others = map(oracle.to_torch, (x, w, bias))
+    expected = getattr(oracle.F, name)(of_x.contiguous(memory_format=torch.channels_last), *others)
+    actual = jnp.moveaxis(jax.jit(layer)(*operands), -1, 1)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 @available

@@ -62,18 +62,28 @@ def _by_onednn(
     changed = _to_onednn(plan, result, g, in_channels, out_channels)
     if changed is None:
         return None
-    return (*xla_cpu.channels_moved(g, setting.one_device), *changed, "onednn")
+    at_once = math.isinf(_most_summed(g))
+    computation = "onednn" if at_once else "onednn_in_parts"
+    return (*xla_cpu.channels_moved(g, setting.one_device), *changed, computation)
+
+
+def _most_summed(g: Geometry) -> float:
+    """Channels that may be summed at once: all where torch does so too, and rounds as that does,
+    which is over two axes with channels last."""
+    at_once = g.num_spatial_dims == 2 and g.channels_last
+    return math.inf if at_once else onednn.MOST_SUMMED[g.num_spatial_dims]
 
 
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
     """Whether x is better one product, and sums of what windows share, where oneDNN would sum over
-    parts of the channels."""
-    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
+    parts of the channels, or copy a kernel that is larger than all windows together."""
+    many = o > onednn.MOST_SUMMED[g.num_spatial_dims] and c * g.taps > xla_cpu.FEW_PRODUCTS
+    if images is None or set(g.stride) != {1} or g.groups > 1 or not many:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > onednn.MOST_SUMMED[g.num_spatial_dims] and c * g.taps > xla_cpu.FEW_PRODUCTS
-    small = images * windows * c * g.taps <= SMALL_COPIES
-    return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
+    in_parts = o > _most_summed(g)
+    small = images * windows * c * g.taps <= SMALL_COPIES if in_parts else images * windows <= o
+    return 1 < g.taps <= xla_cpu.FEW_TAPS and small and windows >= MANY_WINDOWS
 
 
 def _is_one_product(g: Geometry) -> bool:
@@ -125,7 +135,7 @@ def _to_onednn(
     is as fast."""
     c, o = in_channels // g.groups, out_channels // g.groups
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    most = onednn.MOST_SUMMED[g.num_spatial_dims]
+    most = _most_summed(g)
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return None
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):

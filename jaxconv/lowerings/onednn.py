@@ -55,8 +55,9 @@ LARGE_RESULT, LONG_SUM = 1 << 18, 1 << 11
 for a product; and channels up to which that rounds at most twice as much as torch's does."""
 
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
-"""By axes, channels that a convolution may sum over. Of channels last, oneDNN adds up all one by
-one; of the channels first that torch gives it, parts of 16. So this is twice torch's rounding."""
+"""By axes, channels to a part of those that a convolution sums over, if it sums in parts. oneDNN
+adds up channels last all one by one; channels first, in parts of 16. So this is twice the rounding
+that torch has with channels first."""
 
 MOST_ROWS, MOST_TAPS = 1 << 7, 1 << 14
 """Of a kernel over one channel: each row takes code, and for 384 rows, or 128 of 2000 taps, it is
@@ -74,14 +75,14 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
 
     It has for all that pad no further than the kernel reaches, save for depthwise ones that are
     dilated. With channels first it has not, always. For few channels and rows of one window, it may
-    be wrong; for one channel, where dilated windows lie so far apart that they skip some of it, it
-    writes beyond its memory (oneDNN 3.7).
+    be wrong. One channel it copies before, to memory for as many rows as there were if the stride
+    were no more than the kernel's taps, and may write beyond that (until oneDNN 3.13).
     """
     if g.output_size[-1] == 1:
         return False
     depthwise = 1 < g.groups == in_channels == out_channels
-    axes = zip(g.stride, g.dilation, g.reach, strict=True)
-    skips = any(d > 1 and s > reach for s, d, reach in axes)
+    rows = list(zip(g.stride, g.kernel_size, g.output_size, strict=True))[:-1]
+    skips = any(s > k and o > 1 for s, k, o in rows)
     one_channel = in_channels == g.groups and not depthwise
     if one_channel and (skips or not takes_one_channel(g.kernel_size)):
         return False
@@ -103,15 +104,20 @@ def takes_one_channel(kernel_size: Sequence[int]) -> bool:
 
 
 def conv(
-    x: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None = None
+    x: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    bias: jax.Array | None = None,
+    *,
+    in_parts: bool = False,
 ) -> jax.Array:
-    """y, from x and w, and a bias to add."""
+    """y, from x and w, and a bias to add. Without groups, channels may be summed in parts."""
     g = geometry
     if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
-        return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias)[:, 0]
+        return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias, in_parts=in_parts)[:, 0]
     axes = tuple(range(w.ndim))
     channels, parts = w.shape[1], -(-w.shape[1] // MOST_SUMMED[g.num_spatial_dims])
-    if g.groups > 1 or parts == 1:
+    if g.groups > 1 or parts == 1 or not in_parts:
         return _convolution(x, w, axes, g, bias)
     size = -(-channels // parts)
     first = channels - (parts - 1) * size

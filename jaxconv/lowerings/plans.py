@@ -97,7 +97,10 @@ def adds_results(plan: Plan, result: str) -> bool:
 def takes_bias(plan: Plan) -> bool:
     """Whether a plan's computation adds a bias, once to each element of what results."""
     names = {*plan[:-1]}
-    return plan[-1] == "onednn" and any(names <= allowed for allowed in _KEEPING_RESULTS)
+    return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS)
+
+
+_BY_ONEDNN = ("onednn", "onednn_in_parts")
 
 
 _KEEPING_RESULTS = (
@@ -357,7 +360,7 @@ def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
     return rows.conv_weight(a, b, g, **options)
 
 
-def _compute_onednn(result: str, a, b, g: Geometry, options) -> jax.Array:
+def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = False) -> jax.Array:
     bias = options.get("bias")
     dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
     if dtypes == {jnp.dtype(jnp.float32)} and g.channels_last:
@@ -365,7 +368,7 @@ def _compute_onednn(result: str, a, b, g: Geometry, options) -> jax.Array:
         if result == "output" and one_product and onednn.adds_faster(a, bias):
             return onednn.by_matrices(a, b, bias)
         if result == "output" and not one_product and onednn.fits(g, a.shape[-1], b.shape[0]):
-            return onednn.conv(a, b, g, bias)
+            return onednn.conv(a, b, g, bias, in_parts=in_parts)
         if result == "weight" and one_product:
             w = onednn.weight_by_matrices(a, b)
             return w.reshape(*w.shape, *g.kernel_size)
@@ -390,4 +393,5 @@ _COMPUTATIONS = {
     "gathers": _compute_gathers,
     "rows": _compute_rows,
     "onednn": _compute_onednn,
+    "onednn_in_parts": functools.partial(_compute_onednn, in_parts=True),
 }
