@@ -76,14 +76,13 @@ def _most_summed(g: Geometry) -> float:
 
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
     """Whether x is better one product, and sums of what windows share, where oneDNN would sum over
-    parts of the channels, or copy a kernel that is larger than all windows together."""
-    many = o > onednn.MOST_SUMMED[g.num_spatial_dims] and c * g.taps > xla_cpu.FEW_PRODUCTS
-    if images is None or set(g.stride) != {1} or g.groups > 1 or not many:
+    parts of the channels."""
+    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > _most_summed(g)
-    small = images * windows * c * g.taps <= SMALL_COPIES if in_parts else images * windows <= o
-    return 1 < g.taps <= xla_cpu.FEW_TAPS and small and windows >= MANY_WINDOWS
+    in_parts = o > _most_summed(g) and c * g.taps > xla_cpu.FEW_PRODUCTS
+    small = images * windows * c * g.taps <= SMALL_COPIES
+    return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
 
 def _is_one_product(g: Geometry) -> bool:
@@ -140,23 +139,22 @@ def _to_onednn(
         return None
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
         return None
-    exchange = ("exchange",) if result == "input" else ()
-    if exchange and set(g.stride) != {1}:
+    if result == "input" and set(g.stride) != {1}:
         copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
         pays = copied or (g.groups > 1 and not few)
         if not pays or o > most:
             return None
         fit = all(onednn.fits(p.exchanged(), out_channels, in_channels) for p in _phases(g))
-        return ("phases", *exchange) if fit else None
-    if exchange:
+        return ("phases",) if fit else None
+    if result == "input":
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
         return None
     if c > most and g.groups > 1:
-        return ("groups", *exchange) if g.num_spatial_dims == 3 else None
+        return ("groups",) if g.num_spatial_dims == 3 else None
     if c > most:
-        return None if _leaves_out_padding(plan, g) else exchange
-    return exchange if not few or _is_fast_at_few(g, c, o) else None
+        return None if _leaves_out_padding(plan, g) else ()
+    return () if not few or _is_fast_at_few(g, c, o) else None
 
 
 def _phases(g: Geometry) -> list[Geometry]:

@@ -13,6 +13,7 @@ as XLA:CPU at groups, and at any convolution in a loop.
 The environment variable `JAXCONV_ONEDNN=0` turns all of it off.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -31,6 +32,7 @@ from jax import lax
 from jax.sharding import SingleDeviceSharding
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings import taps
 from jaxconv.lowerings.changes import moved_in_memory, replace_axis
 from jaxconv.lowerings.setting import Setting
 from jaxconv.padding import crop
@@ -116,20 +118,57 @@ def conv(
     if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
         return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias, in_parts=in_parts)[:, 0]
     axes = tuple(range(w.ndim))
-    channels, parts = w.shape[1], -(-w.shape[1] // MOST_SUMMED[g.num_spatial_dims])
-    if g.groups > 1 or parts == 1 or not in_parts:
+    return (_summed_in_parts if in_parts and g.groups == 1 else _convolution)(x, w, axes, g, bias)
+
+
+def conv_input(
+    y: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    bias: jax.Array | None = None,
+    *,
+    in_parts: bool = False,
+) -> jax.Array:
+    """x of stride 1, from y and w, and a bias to add: the convolution with x and y in each other's
+    place, and the kernel reversed. Or the images, if they are smaller."""
+    g = geometry
+    if g.num_spatial_dims == 1:
+        form = _with_two_axes(g)
+        return conv_input(y[:, None], w[:, :, None], form, bias, in_parts=in_parts)[:, 0]
+    of_image, of_kernel = g.spatial_axes, tuple(range(2, w.ndim))
+    exchanged = g.exchanged()
+    if g.groups > 1:
+        return conv(y, lax.rev(taps.transposed(w, g.groups), of_kernel), exchanged, bias)
+    compute = _summed_in_parts if in_parts else _convolution
+    axes = (1, 0, *of_kernel)
+    images = y.size + y.shape[0] * math.prod(g.input_size) * w.shape[1]
+    if images < w.size:
+        reversed_form = dataclasses.replace(exchanged, padding_low=exchanged.padding_high)
+        return lax.rev(compute(lax.rev(y, of_image), w, axes, reversed_form, bias), of_image)
+    return compute(y, lax.rev(w, of_kernel), axes, exchanged, bias)
+
+
+def _summed_in_parts(
+    x: jax.Array, w: jax.Array, kernel_axes: Sequence[int], g: Geometry, bias: jax.Array | None
+) -> jax.Array:
+    """`_convolution`, over parts of the channels, one after the other."""
+    axes, channels = kernel_axes, x.shape[-1]
+    parts = -(-channels // MOST_SUMMED[g.num_spatial_dims])
+    if parts == 1:
         return _convolution(x, w, axes, g, bias)
     size = -(-channels // parts)
     first = channels - (parts - 1) * size
 
-    def add_part(n, y):
-        start = first + n * size
-        of_x = lax.dynamic_slice_in_dim(x, start, size, -1)
-        of_w = lax.dynamic_slice_in_dim(w, start, size, 1)
-        return _convolution(of_x, of_w, axes, g, added=y)
+    def part(start, size):
+        return (
+            lax.dynamic_slice_in_dim(x, start, size, -1),
+            lax.dynamic_slice_in_dim(w, start, size, axes[1]),
+        )
 
-    y = _convolution(x[..., :first], w[:, :first], axes, g, bias)
-    return lax.fori_loop(0, parts - 1, add_part, y)
+    def add_part(n, y):
+        return _convolution(*part(first + n * size, size), axes, g, added=y)
+
+    return lax.fori_loop(0, parts - 1, add_part, _convolution(*part(0, first), axes, g, bias))
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:

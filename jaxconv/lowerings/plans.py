@@ -104,7 +104,6 @@ _BY_ONEDNN = ("onednn", "onednn_in_parts")
 
 
 _KEEPING_RESULTS = (
-    {"crop_kernel", "last_in_memory", "exchange"},
     {"crop_kernel", "last_in_memory", "repeat_channels"},
     {"crop_kernel", "taps_to_channels"},
 )
@@ -369,6 +368,12 @@ def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = Fa
             return onednn.by_matrices(a, b, bias)
         if result == "output" and not one_product and onednn.fits(g, a.shape[-1], b.shape[0]):
             return onednn.conv(a, b, g, bias, in_parts=in_parts)
+        if (
+            result == "input"
+            and not one_product
+            and _fits_exchanged(g, a.shape[-1], b.shape[1] * g.groups)
+        ):
+            return onednn.conv_input(a, b, g, bias, in_parts=in_parts)
         if result == "weight" and one_product:
             w = onednn.weight_by_matrices(a, b)
             return w.reshape(*w.shape, *g.kernel_size)
@@ -376,6 +381,10 @@ def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = Fa
             return onednn.conv_weight(a, b, g)
     y = _compute_direct(result, a, b, g, _of_lax(options))
     return add_bias(y, bias, geometry=g)
+
+
+def _fits_exchanged(g: Geometry, out_channels: int, in_channels: int) -> bool:
+    return set(g.stride) == {1} and onednn.fits(g.exchanged(), out_channels, in_channels)
 
 
 def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
