@@ -16,14 +16,14 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry, window_output_size
-from jaxconv.lowerings import add_bias, changes, cpu, onednn, plans
+from jaxconv.lowerings import add_bias, changes, cpu, onednn, onednn_calls, plans
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
 CALL = "__onednn$"
 
 available = pytest.mark.skipif(
-    not onednn.is_available(), reason="this jaxlib, or this machine, has no oneDNN to call"
+    not onednn_calls.is_available(), reason="this jaxlib, or this machine, has no oneDNN to call"
 )
 
 
@@ -81,22 +81,22 @@ def test_layers_agree_with_torch(name, data_format):
 
 @pytest.mark.skipif(
     platform.system() != "Linux"
-    or not onednn._has_avx2()
-    or jax.__version_info__ >= onednn.UNTRIED
+    or not onednn_calls._has_avx2()
+    or jax.__version_info__ >= onednn_calls.UNTRIED
     or os.environ.get("JAXCONV_ONEDNN") == "0",
     reason="it is not to be called here",
 )
 def test_the_calls_can_be_made():
     """Else all the tests here that need it would be skipped, and nobody would know."""
-    assert onednn.is_available()
+    assert onednn_calls.is_available()
 
 
 def test_the_probe_tells_right_from_wrong():
     g = Geometry((5, 6), (2, 3), (4, 4), (1, 1), (0, 0), (1, 1), channels_last=True)
     x, w, _ = _arrays((1, 5, 6, 2), (3, 2, 2, 3), 3)
     expected = plans.DIRECT["output"](x, w, g)
-    oracle.assert_close(onednn._by_sums(np.asarray(x), np.asarray(w), g), expected, 1e-6)
-    wrong = onednn._by_sums(np.asarray(x), np.asarray(w)[:, :, ::-1], g)
+    oracle.assert_close(onednn_calls._by_sums(np.asarray(x), np.asarray(w), g), expected, 1e-6)
+    wrong = onednn_calls._by_sums(np.asarray(x), np.asarray(w)[:, :, ::-1], g)
     assert not np.allclose(wrong, expected, atol=1e-3)
 
 
@@ -390,28 +390,65 @@ def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
 
 @available
 @pytest.mark.parametrize(
-    ("size", "stride", "padding", "channels_last", "by_product"),
+    ("size", "stride", "padding", "by_product"),
     [
-        ((64, 64), 1, 0, True, True),
-        ((128, 127), 2, 0, True, True),
-        ((64, 63), 1, 0, True, False),  # The bias is no long work.
-        ((64, 64), 1, 1, True, False),
-        ((64, 64), 1, 0, False, False),
+        ((64, 64), 1, 0, True),
+        ((128, 127), 2, 0, True),
+        ((64, 63), 1, 0, False),  # The bias is no long work.
+        ((64, 64), 1, 1, False),
     ],
 )
-def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(
-    size, stride, padding, channels_last, by_product
-):
+def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(size, stride, padding, by_product):
+    """Over all positions at once, with channels last."""
     x, w, bias = _arrays((2, 5, *size), (32, 5, 1, 1), 32)
-    layout = {"data_format": "channels_last"} if channels_last else {}
-    layer = functools.partial(jaxconv.conv2d, stride=stride, padding=padding, **layout)
-    image = np.moveaxis(x, 1, -1) if channels_last else x
+    layer = functools.partial(
+        jaxconv.conv2d, stride=stride, padding=padding, data_format="channels_last"
+    )
+    image = np.moveaxis(x, 1, -1)
     assert _program(layer, image, w, bias).count(f"{CALL}matmul") == by_product
     assert CALL not in _program(layer, image, w)
     actual = jax.jit(layer)(image, w, bias)
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = oracle.F.conv2d(*operands, stride=stride, padding=padding).numpy()
-    oracle.assert_close(actual, np.moveaxis(expected, 1, -1) if channels_last else expected, 2e-6)
+    oracle.assert_close(actual, np.moveaxis(expected, 1, -1), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [
+        ((80,), 1, 1),
+        ((9, 11), 1, 1),
+        ((4, 5, 6), 1, 1),
+        ((19, 21), 1, 2),
+        ((130,), 2, 2),
+        ((18, 25), (2, 3), (2, 3)),
+        ((8, 10, 13), (2, 2, 3), (2, 2, 3)),
+    ],
+    ids=str,
+)
+def test_a_product_with_channels_first_is_one_for_each_image(
+    size, kernel, stride, transposed, batch
+):
+    """As they lie: nothing is moved but for a stride."""
+    n = len(size)
+    kernel = (kernel,) * n if isinstance(kernel, int) else kernel
+    shape = (20, 17, *kernel) if transposed else (17, 20, *kernel)
+    x, w, bias = _arrays((batch, 20, *size), shape, 17)
+    name = f"conv_transpose{n}d" if transposed else f"conv{n}d"
+    layer = functools.partial(getattr(jaxconv, name), stride=stride)
+    y, vjp = jax.vjp(jax.jit(layer), x, w, bias)
+    cotangent = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    program = _program(lambda *a: jax.vjp(layer, *a)[1](cotangent), x, w, bias)
+    assert program.count(f"{CALL}matmul") == 2
+    assert _program(layer, x, w, bias).count(f"{CALL}matmul") == 1
+    operands = [oracle.to_torch(array).double().requires_grad_() for array in (x, w, bias)]
+    expected = getattr(oracle.F, name)(*operands, stride=stride)
+    gradients = torch.autograd.grad(expected, operands, oracle.to_torch(cotangent).double())
+    for actual, exact in zip((y, *vjp(cotangent)), (expected, *gradients), strict=True):
+        oracle.assert_close(actual, exact.detach().numpy(), 2e-6)
 
 
 @available

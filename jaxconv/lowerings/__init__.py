@@ -60,7 +60,7 @@ def _planned(
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)
-    if plans.takes_bias(plan):
+    if plans.takes_bias(plan, result):
         return plans.carry_out(plan, result, a, b, geometry, bias=bias, **options)
     y = plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
     return add_bias(y, bias, geometry=geometry)

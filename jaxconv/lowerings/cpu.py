@@ -10,8 +10,8 @@ import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import changes, onednn, rows, xla_cpu
-from jaxconv.lowerings.plans import Plan
+from jaxconv.lowerings import changes, onednn, onednn_products, rows, xla_cpu
+from jaxconv.lowerings.plans import Plan, is_patchify
 from jaxconv.lowerings.setting import Setting
 
 LANES = 16
@@ -55,9 +55,11 @@ def _by_onednn(
     plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
 ) -> Plan | None:
     """A plan with oneDNN, if it is faster than XLA's."""
+    if not g.channels_last and _is_product_as_it_lies(result, g, in_channels, out_channels):
+        return ("taps_to_channels" if g.taps == 1 else "stride_to_channels", "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
-    if result == "output" and _is_one_product(g):
+    if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
     changed = _to_onednn(plan, result, g, in_channels, out_channels)
     if changed is None:
@@ -88,7 +90,16 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
 def _is_one_product(g: Geometry) -> bool:
     """Whether y is a product of w and single elements of x."""
     padded = any(g.padding_low) or max(g.padding_high) > 0
-    return g.channels_last and g.groups == g.taps == 1 and not padded
+    return g.groups == g.taps == 1 and not padded
+
+
+def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:
+    """Whether it is one product for each image, with channels first, and better left at that."""
+    patchify = is_patchify(g) and g.taps <= xla_cpu.FEW_TAPS  # Of more, rows are better moved.
+    if g.groups > 1 or not (_is_one_product(g) or patchify):
+        return False
+    windows, products = math.prod(g.output_size), in_channels * g.taps
+    return onednn_products.pays_image_by_image(result, windows, products, out_channels)
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:

@@ -1,45 +1,26 @@
-"""Convolutions and matrix products by oneDNN, the library that computes torch's on a CPU.
+"""Convolutions by oneDNN, the library that computes torch's on a CPU, in float32 and with channels
+last: many times as fast as XLA:CPU at groups, and at any convolution in a loop.
 
-jaxlib for x86 contains oneDNN as well, and XLA:CPU custom calls for it, which XLA itself makes
-under an experimental flag only. Here they are made without the flag: oneDNN is many times as fast
-as XLA:CPU at groups, and at any convolution in a loop.
-
-- The calls belong to XLA, not to JAX's public interface. So they are made only in versions of JAX
-  that they have been tried with, on machines where they compute what they should.
-- XLA can neither write down a program that has them, nor divide them between devices.
-- What oneDNN has no code of its own for, it computes by matrix products, in threads that start
-  threads. With XLA's threads, those wait for each other for ever. `fits` tells what is safe.
-
-The environment variable `JAXCONV_ONEDNN=0` turns all of it off.
+What oneDNN has no code of its own for, it computes by matrix products, in threads that start
+threads. With XLA's threads, those wait for each other for ever. `fits` tells what is safe.
 """
 
 import dataclasses
 import functools
 import itertools
-import json
 import math
-import os
-import platform
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.sharding import SingleDeviceSharding
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
 from jaxconv.lowerings.changes import moved_in_memory, replace_axis
+from jaxconv.lowerings.onednn_calls import convolution, is_available
 from jaxconv.lowerings.setting import Setting
-from jaxconv.padding import crop
-from jaxconv.sharding import vary_alike
-
-UNTRIED = (0, 13)
-"""The first version of JAX that the calls have not been tried with."""
 
 LARGEST = 2**31 - 1
 """Elements of an image that a C int can number."""
@@ -51,10 +32,6 @@ adds up one by one what torch adds up in parts, and rounding grows with the squa
 SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
 """Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
 does so in parts, if y has at least so many elements."""
-
-LARGE_RESULT, LONG_SUM = 1 << 18, 1 << 11
-"""Elements from which it takes longer to go over them once more, to add a bias, than to call oneDNN
-for a product; and channels up to which that rounds at most twice as much as torch's does."""
 
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels to a part of those that a convolution sums over, if it sums in parts. oneDNN
@@ -97,6 +74,16 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     return max(sizes) <= LARGEST
 
 
+def fits_result(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> bool:
+    """The same for the contraction giving `result` from these operands."""
+    if result == "weight":
+        return fits_weight(g, a.shape[0], a.shape[-1], b.shape[-1])
+    out_channels, in_channels = b.shape[0], b.shape[1] * g.groups
+    if result == "output":
+        return fits(g, in_channels, out_channels)
+    return set(g.stride) == {1} and fits(g.exchanged(), out_channels, in_channels)
+
+
 def takes_one_channel(kernel_size: Sequence[int]) -> bool:
     """Whether it has code for a kernel over one channel that isn't depthwise."""
     return math.prod(kernel_size[:-1]) <= MOST_ROWS and math.prod(kernel_size) <= MOST_TAPS
@@ -118,7 +105,7 @@ def conv(
     if g.num_spatial_dims == 1:  # For depthwise ones, oneDNN wants two axes.
         return conv(x[:, None], w[:, :, None], _with_two_axes(g), bias, in_parts=in_parts)[:, 0]
     axes = tuple(range(w.ndim))
-    return (_summed_in_parts if in_parts and g.groups == 1 else _convolution)(x, w, axes, g, bias)
+    return (_summed_in_parts if in_parts and g.groups == 1 else convolution)(x, w, axes, g, bias)
 
 
 def conv_input(
@@ -139,7 +126,7 @@ def conv_input(
     exchanged = g.exchanged()
     if g.groups > 1:
         return conv(y, lax.rev(taps.transposed(w, g.groups), of_kernel), exchanged, bias)
-    compute = _summed_in_parts if in_parts else _convolution
+    compute = _summed_in_parts if in_parts else convolution
     axes = (1, 0, *of_kernel)
     images = y.size + y.shape[0] * math.prod(g.input_size) * w.shape[1]
     if images < w.size:
@@ -151,11 +138,11 @@ def conv_input(
 def _summed_in_parts(
     x: jax.Array, w: jax.Array, kernel_axes: Sequence[int], g: Geometry, bias: jax.Array | None
 ) -> jax.Array:
-    """`_convolution`, over parts of the channels, one after the other."""
+    """`convolution`, over parts of the channels, one after the other."""
     axes, channels = kernel_axes, x.shape[-1]
     parts = -(-channels // MOST_SUMMED[g.num_spatial_dims])
     if parts == 1:
-        return _convolution(x, w, axes, g, bias)
+        return convolution(x, w, axes, g, bias)
     size = -(-channels // parts)
     first = channels - (parts - 1) * size
 
@@ -166,12 +153,12 @@ def _summed_in_parts(
         )
 
     def add_part(n, y):
-        return _convolution(*part(first + n * size, size), axes, g, added=y)
+        return convolution(*part(first + n * size, size), axes, g, added=y)
 
-    return lax.fori_loop(0, parts - 1, add_part, _convolution(*part(0, first), axes, g, bias))
+    return lax.fori_loop(0, parts - 1, add_part, convolution(*part(0, first), axes, g, bias))
 
 
-def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **_: Any) -> jax.Array:
     """w, from x and y without groups or depthwise, by a convolution over x whose kernel is y."""
     return (_dense_weight if geometry.groups == 1 else _depthwise_weight)(x, y, geometry)
 
@@ -196,7 +183,7 @@ def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     image = lax.optimization_barrier(jnp.moveaxis(x, 0, -1)).reshape(1, *form.input_size, batch)
     kernel = y.reshape(batch, *form.kernel_size, -1)
     axes = form.num_spatial_dims
-    w = _convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
+    w = convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
     return w.reshape(g.taps, channels, -1)
 
 
@@ -237,7 +224,7 @@ def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     axis, strips = _strips(g, batch)
     kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
     sums = [
-        _convolution(image, kernel, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
+        convolution(image, kernel, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
         for kernel, part in zip(kernels, strips, strict=True)
     ]
     w = functools.reduce(jnp.add, sums).reshape(*g.kernel_size, batch, g.groups).sum(-2)
@@ -289,77 +276,6 @@ def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) ->
     return depthwise and fits(for_depthwise_weight(g, batch), channels, channels)
 
 
-def adds_faster(x: jax.Array, bias: jax.Array | None) -> bool:
-    """Whether a product and a bias take longer in turn than by one call, which rounds as well."""
-    large = bias is not None and math.prod(x.shape[:-1]) * bias.size >= LARGE_RESULT
-    return large and x.shape[-1] <= LONG_SUM
-
-
-def by_matrices(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
-    """y of a kernel of one tap and stride 1, as one product over all positions."""
-    positions = x.reshape(-1, x.shape[-1])
-    shape = (positions.shape[0], w.shape[0])
-    config = {"transpose_b": True, "fusions": {"ops": ["BIAS"]}}
-    operands = (positions, w.reshape(w.shape[:2]), bias[None])
-    y = _call("matmul", {"onednn_matmul_config": config}, shape, *operands)
-    return y.reshape(*x.shape[:-1], -1)
-
-
-def weight_by_matrices(x: jax.Array, y: jax.Array) -> jax.Array:
-    """w of a kernel of one tap, as one product over all positions."""
-    x, y = (image.reshape(-1, image.shape[-1]) for image in (x, y))
-    shape = (y.shape[1], x.shape[1])
-    return _call("matmul", {"onednn_matmul_config": {"transpose_a": True}}, shape, y, x)
-
-
-def _convolution(
-    x: jax.Array,
-    w: jax.Array,
-    kernel_axes: Sequence[int],
-    g: Geometry,
-    bias: jax.Array | None = None,
-    added: jax.Array | None = None,
-) -> jax.Array:
-    """y, and what is added to it: a bias, or another y, whose memory this one takes.
-
-    The axes of the kernel are those of its output channels, input channels, and space."""
-    low, high = g.padding_low, g.padding_high
-    for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
-        x = crop(x, axis, max(-before, 0), max(-after, 0))
-    image = {
-        "dims": x.ndim,
-        "data": {"batch_dim": 0, "feature_dim": x.ndim - 1, "spatial_dims": g.spatial_axes},
-    }
-    out_axis, in_axis, *spatial_axes = kernel_axes
-    config = {
-        "dims": x.ndim,
-        "input": image,
-        "kernel": {
-            "dims": x.ndim,
-            "filter": {
-                "output_feature_dim": out_axis,
-                "input_feature_dim": in_axis,
-                "spatial_dims": spatial_axes,
-            },
-        },
-        "output": image,
-        "window": {
-            "size": g.kernel_size,
-            "pad_left": [max(p, 0) for p in low],
-            "pad_right": [max(p, 0) for p in high],
-            "strides": g.stride,
-            "window_dilations": g.dilation,
-        },
-        "fusions": {"ops": ["BIAS"] * (bias is not None) + ["SUM"] * (added is not None)},
-        "feature_groups": g.groups,
-    }
-    shape = (x.shape[0], *g.output_size, w.shape[out_axis])
-    more = [array for array in (bias, added) if array is not None]
-    in_place = None if added is None else 1 + len(more)
-    config = {"onednn_conv_config": config}
-    return _call("convolution", config, shape, x, w, *more, in_place=in_place)
-
-
 def _with_two_axes(g: Geometry) -> Geometry:
     """`g` of one axis, and an axis of one element before it."""
     return Geometry(
@@ -368,85 +284,4 @@ def _with_two_axes(g: Geometry) -> Geometry:
     )  # fmt: skip
 
 
-def _call(
-    name: str,
-    config: dict[str, Any],
-    shape: Sequence[int],
-    *operands: jax.Array,
-    in_place: int | None = None,
-) -> jax.Array:
-    """An array of that shape, which may take the place of one of the operands."""
-    call = jax.ffi.ffi_call(
-        f"__onednn${name}",
-        jax.ShapeDtypeStruct(tuple(shape), jnp.float32),
-        custom_call_api_version=2,
-        legacy_backend_config=json.dumps(config),
-        input_output_aliases={} if in_place is None else {in_place: 0},
-    )
-    return vary_alike(call(*operands), *operands)[0]  # A call's type says nothing of `shard_map`.
-
-
-# Whether the calls can be made.
-
-
-@functools.cache
-def is_available() -> bool:
-    """Whether this process has them: found out once, by making them."""
-    if os.environ.get("JAXCONV_ONEDNN") == "0" or jax.__version_info__ >= UNTRIED:
-        return False
-    if platform.system() != "Linux" or not _has_avx2():
-        return False
-    try:
-        # In a thread of its own, which nothing that is being traced here reaches.
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(_compute_what_they_should).result()
-    except Exception:
-        return False  # A jaxlib that has been built without oneDNN.
-
-
-def _has_avx2() -> bool:
-    """Without AVX2, oneDNN computes by matrix products."""
-    try:
-        return " avx2 " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-def _compute_what_they_should() -> bool:
-    """A convolution of which every number differs from the next, added to itself, and products."""
-    g = Geometry((9, 7), (3, 2), (3, 7), (2, 1), (1, 2), (2, 3), 2, channels_last=True)
-    rng = np.random.default_rng(0)
-    shapes = ((2, *g.input_size, 4), (6, 2, *g.kernel_size), (6,))
-    x, w, bias = (rng.integers(-9, 10, shape).astype(np.float32) for shape in shapes)
-    on_cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-
-    def twice(x, w, bias):
-        once = _convolution(x, w, (0, 1, 2, 3), g, bias)
-        return _convolution(x, w, (0, 1, 2, 3), g, added=once)
-
-    y = jax.jit(twice)(*jax.device_put((x, w, bias), on_cpu))
-    weight = jax.jit(weight_by_matrices)(*jax.device_put((x, x[..., 1:]), on_cpu))
-    single = rng.integers(-9, 10, (6, 4)).astype(np.float32)
-    product = jax.jit(by_matrices)(*jax.device_put((x, single, bias), on_cpu))
-    expected = (
-        2 * _by_sums(x, w, g) + bias,
-        np.einsum("nhwo,nhwc->oc", x[..., 1:], x),
-        np.einsum("nhwc,oc->nhwo", x, single) + bias,
-    )
-    return all(map(np.array_equal, (y, weight, product), expected))
-
-
-def _by_sums(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
-    """The convolution in NumPy, from the definition; exact, for integers."""
-    pads = [(low, max(high, 0)) for low, high in zip(g.padding_low, g.padding_high, strict=True)]
-    x = np.pad(x, [(0, 0), *pads, (0, 0)])
-    y = np.zeros((x.shape[0], *g.output_size, w.shape[0]), x.dtype)
-    for tap in np.ndindex(*g.kernel_size):
-        places = [
-            slice(t * d, t * d + (o - 1) * s + 1, s)
-            for t, d, o, s in zip(tap, g.dilation, g.output_size, g.stride, strict=True)
-        ]
-        met = x[:, *places].reshape(*y.shape[:3], g.groups, -1)
-        of_group = w[:, :, *tap].reshape(g.groups, -1, met.shape[-1])
-        y += np.einsum("nhwgc,goc->nhwgo", met, of_group).reshape(y.shape)
-    return y
+FORMS = {"output": conv, "input": conv_input, "weight": conv_weight}

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, changes, direct, gathers, onednn, products, rows, taps
+from jaxconv.lowerings import (
+    blocks,
+    changes,
+    direct,
+    gathers,
+    onednn,
+    onednn_products,
+    products,
+    rows,
+    taps,
+)
 from jaxconv.lowerings.bias import add_bias
 from jaxconv.lowerings.changes import Change
 
@@ -94,19 +104,24 @@ def adds_results(plan: Plan, result: str) -> bool:
     return False
 
 
-def takes_bias(plan: Plan) -> bool:
+def takes_bias(plan: Plan, result: str) -> bool:
     """Whether a plan's computation adds a bias, once to each element of what results."""
     names = {*plan[:-1]}
-    return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS)
+    return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS[result])
 
 
 _BY_ONEDNN = ("onednn", "onednn_in_parts")
 
 
-_KEEPING_RESULTS = (
-    {"crop_kernel", "last_in_memory", "repeat_channels"},
-    {"crop_kernel", "taps_to_channels"},
-)
+_KEEPING_RESULTS: dict[str, tuple[set[str], ...]] = {
+    "output": (
+        {"crop_kernel", "last_in_memory", "repeat_channels"},
+        {"crop_kernel", "taps_to_channels"},
+        {"crop_kernel", "stride_to_channels"},
+    ),
+    "input": ({"crop_kernel", "last_in_memory"},),
+    "weight": (),
+}
 """Changes that leave each element of the result as it is, if there are no others."""
 
 
@@ -362,29 +377,14 @@ def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
 def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = False) -> jax.Array:
     bias = options.get("bias")
     dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
-    if dtypes == {jnp.dtype(jnp.float32)} and g.channels_last:
-        one_product = g.groups == 1 and products.fits(g)
-        if result == "output" and one_product and onednn.adds_faster(a, bias):
-            return onednn.by_matrices(a, b, bias)
-        if result == "output" and not one_product and onednn.fits(g, a.shape[-1], b.shape[0]):
-            return onednn.conv(a, b, g, bias, in_parts=in_parts)
-        if (
-            result == "input"
-            and not one_product
-            and _fits_exchanged(g, a.shape[-1], b.shape[1] * g.groups)
-        ):
-            return onednn.conv_input(a, b, g, bias, in_parts=in_parts)
-        if result == "weight" and one_product:
-            w = onednn.weight_by_matrices(a, b)
-            return w.reshape(*w.shape, *g.kernel_size)
-        if result == "weight" and onednn.fits_weight(g, a.shape[0], a.shape[-1], b.shape[-1]):
-            return onednn.conv_weight(a, b, g)
+    if dtypes == {jnp.dtype(jnp.float32)}:
+        if g.groups == 1 and products.fits(g):
+            if onednn_products.pays(result, a, bias, g):
+                return onednn_products.FORMS[result](a, b, g, bias=bias)
+        elif g.channels_last and onednn.fits_result(result, a, b, g):
+            return onednn.FORMS[result](a, b, g, bias=bias, in_parts=in_parts)
     y = _compute_direct(result, a, b, g, _of_lax(options))
     return add_bias(y, bias, geometry=g)
-
-
-def _fits_exchanged(g: Geometry, out_channels: int, in_channels: int) -> bool:
-    return set(g.stride) == {1} and onednn.fits(g.exchanged(), out_channels, in_channels)
 
 
 def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
