@@ -1,11 +1,13 @@
 """How far rounding goes, beside torch's: `python -m benchmarks.numerics docs/numerics.md`.
 
 Input, weight and cotangent are normal, rounded to a dtype; output and gradients in that dtype are
-compared with those that torch finds in float64 for the same rounded numbers.
+compared with those that torch finds in float64 for the same rounded numbers. Of each layout, torch
+gets the memory format that is like it.
 """
 
 import argparse
 import functools
+import itertools
 import pathlib
 import platform
 from typing import Any
@@ -39,6 +41,7 @@ LAYERS = [
              {"stride": 2}, transposed=True),
 ]  # fmt: skip
 DTYPES = ["float32", "bfloat16", "float16"]
+LAYOUTS = ["channels_first", "channels_last"]
 RESULTS = ["output", "input gradient", "weight gradient"]
 
 HEADER = """# Rounding, beside torch's
@@ -49,7 +52,9 @@ the CPU ({machine}).
 Each number is the root mean square error, relative to the root mean square of the exact result,
 in units of the dtype's eps: rounding the exact result once gives about 0.2 to 0.3. jaxconv's comes
 first, torch's second. Input, weight and cotangent are normal; exact is what torch finds in float64
-for the same numbers, rounded to the dtype. **Bold**: more than twice torch's.
+for the same numbers, rounded to the dtype. With channels last, torch's arrays have the memory
+format `channels_last` or `channels_last_3d`; along one axis there is none. **Bold**: more than
+twice torch's in that format. Those weight gradients round no more than torch's with channels first.
 """
 
 
@@ -63,23 +68,26 @@ def main() -> None:
             machine=platform.machine(),
         )
     ]  # fmt: skip
-    for dtype in DTYPES:
-        rows = [_row(layer, dtype) for layer in LAYERS]
-        head = f"| {dtype} | {' | '.join(RESULTS)} |\n| --- |{' ---: |' * len(RESULTS)}"
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        rows = [_row(layer, dtype, layout) for layer in LAYERS]
+        title = f"{dtype}, {layout.replace('_', ' ')}"
+        head = f"| {title} | {' | '.join(RESULTS)} |\n| --- |{' ---: |' * len(RESULTS)}"
         parts.append("\n".join([head, *rows]) + "\n")
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(parts))
 
 
-def _row(layer: Workload, dtype: str) -> str:
+def _row(layer: Workload, dtype: str, layout: str) -> str:
     arrays = _operands(layer, dtype)
-    exact = _torchs(layer, arrays, torch.float64)
+    exact = _torchs(layer, arrays, torch.float64, layout)
     eps = float(jnp.finfo(dtype).eps)
-    ours = [_error(a, e) / eps for a, e in zip(_ours(layer, arrays), exact, strict=True)]
-    theirs = [
-        _error(a, e) / eps
-        for a, e in zip(_torchs(layer, arrays, getattr(torch, dtype)), exact, strict=True)
-    ]
+    ours, theirs = (
+        [_error(a, e) / eps for a, e in zip(results, exact, strict=True)]
+        for results in (
+            _ours(layer, arrays, layout),
+            _torchs(layer, arrays, getattr(torch, dtype), layout),
+        )
+    )
     shown = [_shown(*pair) for pair in zip(ours, theirs, strict=True)]
     return f"| {layer.name} | {' | '.join(shown)} |"
 
@@ -94,37 +102,54 @@ def _error(actual: np.ndarray, exact: np.ndarray) -> float:
 
 
 def _operands(layer: Workload, dtype: str) -> list[jax.Array]:
-    """Input, weight and cotangent."""
+    """Input, weight and cotangent, channels first."""
     rng = np.random.default_rng(0)
 
     def normal(shape: tuple[int, ...]) -> jax.Array:
         return jnp.asarray(rng.normal(size=shape).astype(np.float32), dtype)
 
     x, w = normal((layer.batch, *layer.input)), normal(layer.weight)
-    return [x, w, normal(jax.eval_shape(_function(layer), x, w).shape)]
+    y = jax.eval_shape(functools.partial(_function(layer), **layer.kwargs), x, w)
+    return [x, w, normal(y.shape)]
 
 
 def _function(layer: Workload) -> Any:
-    return functools.partial(getattr(jaxconv, layer.function), **layer.kwargs)
+    return getattr(jaxconv, layer.function)
 
 
-def _ours(layer: Workload, arrays: list[jax.Array]) -> list[np.ndarray]:
-    """Output and gradients, in the arrays' dtype."""
+def _ours(layer: Workload, arrays: list[jax.Array], layout: str) -> list[np.ndarray]:
+    """Output and gradients, in the arrays' dtype, and channels first again."""
+    function = functools.partial(_function(layer), data_format=layout, **layer.kwargs)
+    last = layout == "channels_last"
 
     @jax.jit
     def run(x, w, cotangent):
-        y, vjp = jax.vjp(_function(layer), x, w)
+        y, vjp = jax.vjp(function, x, w)
         return y, *vjp(cotangent)
 
-    return [np.asarray(array.astype(jnp.float32), np.float64) for array in run(*arrays)]
+    x, w, cotangent = arrays
+    images = [jnp.moveaxis(image, 1, -1) if last else image for image in (x, cotangent)]
+    y, of_x, of_w = run(images[0], w, images[1])
+    results = [jnp.moveaxis(image, -1, 1) if last else image for image in (y, of_x)]
+    return [np.asarray(array.astype(jnp.float32), np.float64) for array in (*results, of_w)]
 
 
-def _torchs(layer: Workload, arrays: list[jax.Array], dtype: torch.dtype) -> list[np.ndarray]:
+def _torchs(
+    layer: Workload, arrays: list[jax.Array], dtype: torch.dtype, layout: str
+) -> list[np.ndarray]:
     """Likewise, in `dtype`."""
-    tensors = [torch.from_numpy(np.array(a.astype(jnp.float32))).to(dtype) for a in arrays]
-    x, w = (tensor.requires_grad_() for tensor in tensors[:2])
-    y = getattr(torch.nn.functional, layer.function)(x, w, **layer.kwargs)
-    gradients = torch.autograd.grad(y, (x, w), tensors[2])
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats if layout == "channels_last" else {}
+    x, w, cotangent = (
+        torch.from_numpy(np.array(a.astype(jnp.float32)))
+        .to(dtype)
+        .contiguous(memory_format=last.get(a.ndim, torch.contiguous_format))
+        for a in arrays
+    )
+    y = getattr(torch.nn.functional, layer.function)(
+        x.requires_grad_(), w.requires_grad_(), **layer.kwargs
+    )
+    gradients = torch.autograd.grad(y, (x, w), cotangent)
     return [tensor.detach().double().numpy() for tensor in (y, *gradients)]
 
 

@@ -21,6 +21,10 @@ WIDE_GROUP, EVEN = 256, 8
 """Products of a group's channel counts from which its weight gradient is worth a call; multiples of
 which always are. Else, oneDNN's rounding is more than torch's."""
 
+SMALL_SINGLE = 20480
+"""Elements of a single image, of its channels and first two axes, up to which torch does without
+oneDNN."""
+
 SMALL_COPIES = 1 << 21
 """Numbers that all windows meet up to which they may well be written down,"""
 
@@ -61,19 +65,21 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
-    changed = _to_onednn(plan, result, g, in_channels, out_channels)
+    most = _most_summed(g, in_channels, setting.images)
+    changed = _to_onednn(plan, result, g, in_channels, out_channels, most)
     if changed is None:
         return None
-    at_once = math.isinf(_most_summed(g))
-    computation = "onednn" if at_once else "onednn_in_parts"
+    computation = "onednn" if math.isinf(most) else "onednn_in_parts"
     return (*xla_cpu.channels_moved(g, setting.one_device), *changed, computation)
 
 
-def _most_summed(g: Geometry) -> float:
+def _most_summed(g: Geometry, in_channels: int, images: int | None) -> float:
     """Channels that may be summed at once: all where torch does so too, and rounds as that does,
-    which is over two axes with channels last."""
-    at_once = g.num_spatial_dims == 2 and g.channels_last
-    return math.inf if at_once else onednn.MOST_SUMMED[g.num_spatial_dims]
+    which is with channels last over two or three axes, but not of one small image."""
+    n = g.num_spatial_dims
+    small = images == 1 and in_channels * math.prod(g.input_size[:2]) <= SMALL_SINGLE
+    at_once = g.channels_last and n > 1 and not small
+    return math.inf if at_once else onednn.MOST_SUMMED[n]
 
 
 def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
@@ -82,7 +88,7 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
     if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > _most_summed(g) and c * g.taps > xla_cpu.FEW_PRODUCTS
+    in_parts = o > _most_summed(g, c, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
     small = images * windows * c * g.taps <= SMALL_COPIES
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
@@ -139,13 +145,12 @@ def _fills_lanes_better(c: int, o: int) -> bool:
 
 
 def _to_onednn(
-    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int
+    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, most: float
 ) -> Plan | None:
     """The changes with which oneDNN has fast code for what gives y or x, if XLA:CPU has none that
-    is as fast."""
+    is as fast. It may sum `most` channels at once."""
     c, o = in_channels // g.groups, out_channels // g.groups
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    most = _most_summed(g)
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return None
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
