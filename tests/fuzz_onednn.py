@@ -53,7 +53,7 @@ def draw(rng: random.Random):
         batch = rng.choice([1, 1, 2, 3, 4, 8, 17])
         if batch * groups * math.prod((*output, *kernel, *per_group)) <= MOST_WORK:
             sizes = map(tuple, (size, kernel, output, stride, padding, dilation))
-            g = Geometry(*sizes, groups, channels_last=True)
+            g = Geometry(*sizes, groups, channels_last=rng.random() < 0.7)
             return g, batch, per_group[0] * groups, per_group[1] * groups
 
 
@@ -79,7 +79,12 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
     x, w, y = (torch.from_numpy(arrays[role]) for role in ("input", "weight", "output"))
     arguments = (g.stride, g.padding_low, g.dilation, False, (0,) * n, g.groups)
     operands = [
-        jnp.asarray(arrays[role] if role == "weight" else np.moveaxis(arrays[role], 1, -1), "f4")
+        jnp.asarray(
+            np.moveaxis(arrays[role], 1, -1)
+            if role != "weight" and g.channels_last
+            else arrays[role],
+            "f4",
+        )
         for role in plans.OPERANDS[result]
     ]
     short = g.simplified()
@@ -88,7 +93,7 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
     def form(plan, a, b):
         if result != "output":
             return plans.carry_out(plan, result, a, b, short)
-        if plans.takes_bias(plan):
+        if plans.takes_bias(plan, result):
             return plans.carry_out(plan, result, a, b, short, bias=bias)
         return add_bias(plans.carry_out(plan, result, a, b, short), bias, geometry=short)
 
@@ -107,7 +112,7 @@ def check(result: str, g, batch: int, c: int, o: int) -> None:
     scale = math.sqrt(products / expected.size)  # Of a sum of so many random numbers.
     for program in lowered:
         actual = np.asarray(program.compile()(*operands))
-        if result != "weight":
+        if result != "weight" and g.channels_last:
             actual = np.moveaxis(actual, -1, 1)
         error = np.abs(actual - expected).max() / max(np.abs(expected).max(), scale)
         if not error <= max(LIMIT, OF_LONG_SUMS * scale):

@@ -65,7 +65,7 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
-    most = _most_summed(g, in_channels, setting.images)
+    most = _most_summed(g, in_channels, out_channels, setting.images)
     changed = _to_onednn(plan, result, g, in_channels, out_channels, most)
     if changed is None:
         return None
@@ -73,11 +73,12 @@ def _by_onednn(
     return (*xla_cpu.channels_moved(g, setting.one_device), *changed, computation)
 
 
-def _most_summed(g: Geometry, in_channels: int, images: int | None) -> float:
+def _most_summed(g: Geometry, in_channels: int, out_channels: int, images: int | None) -> float:
     """Channels that may be summed at once: all where torch does so too, and rounds as that does,
     which is with channels last over two or three axes, but not of one small image."""
     n = g.num_spatial_dims
-    small = images == 1 and in_channels * math.prod(g.input_size[:2]) <= SMALL_SINGLE
+    sizes = in_channels * math.prod(g.input_size[:2]), out_channels * math.prod(g.output_size[:2])
+    small = images == 1 and min(sizes) <= SMALL_SINGLE
     at_once = g.channels_last and n > 1 and not small
     return math.inf if at_once else onednn.MOST_SUMMED[n]
 
@@ -88,7 +89,7 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
     if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > _most_summed(g, c, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
+    in_parts = o > _most_summed(g, c, o, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
     small = images * windows * c * g.taps <= SMALL_COPIES
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
