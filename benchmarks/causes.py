@@ -56,12 +56,10 @@ CAUSES = [
         ("f+b",),
     ),
     Cause(
-        "Of more than 64 channels, oneDNN sums parts one after the other, to round at most twice "
-        "as much as torch does with channels first; torch with channels last sums all at once, "
-        "and rounds up to 5 times as much",
+        "Along one axis, where torch knows no channels last, oneDNN sums more than 64 channels in "
+        "parts, one after the other, to round at most twice as much as torch",
         "cpu",
-        r"c256|dilated 12",
-        ("f",),
+        r"^1d k3",
     ),
     Cause(
         "oneDNN's code takes 1.0 to 1.45 times as long in XLA's threads as in torch's, and a call "
@@ -75,13 +73,11 @@ CAUSES = [
         "stride, or as one product, whose results are then woven together, a copy more",
         "cpu",
         r"^T .*s2",
-        ("f",),
     ),
     Cause(
-        "A product of every second element of the image, which is copied first",
+        "A product of some elements of the image, or of its patches, which are copied first",
         "cpu",
-        r"1x1 s2",
-        ("f",),
+        r"1x1 s2|patchify",
     ),
     Cause(
         "The weight gradient is a convolution whose kernel is y; its copies of x and y, with the "
@@ -107,14 +103,7 @@ CAUSES = [
         "oneDNN's code, which takes 1.0 to 1.45 times as long in XLA's threads as in torch's, "
         "where XLA has a convolution of its own that is as fast",
         "cpu",
-        r"^(T 3x3|stem|1x1|dense 5x5)",
-        other="lax",
-    ),
-    Cause(
-        "Of 256 channels, XLA's convolution takes as long as the four parts of oneDNN's, which are "
-        "faster for 320 and 512 channels",
-        "cpu",
-        r"c256",
+        r"^(T 3x3|stem|1x1|dense 5x5|dilated|patchify)",
         other="lax",
     ),
     # GPU.
@@ -136,7 +125,6 @@ CAUSES = [
         "channels, which are copies; torch calls cuDNN for the images as they are",
         "cuda",
         r"3d",
-        ("f",),
     ),
     Cause(
         "cuDNN's code for dilated convolutions that XLA chooses is slower than the one that torch "

@@ -29,7 +29,8 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxconv import lowerings
 from jaxconv.geometry import Geometry
-from jaxconv.sharding import by_mapped_axis, vary_alike
+from jaxconv.sharding import by_mapped_axis
+from jaxconv.varying import vary_alike
 
 INPUT, WEIGHT, OUTPUT = "input", "weight", "output"
 

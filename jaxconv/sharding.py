@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -211,32 +210,3 @@ def _with_halo(image: jax.Array, axis: int, before: int, behind: int, names: Nam
         first = lax.slice_in_dim(image, 0, behind, axis=axis)
         rows.append(lax.ppermute(first, names, [(n + 1, n) for n in range(parts - 1)]))
     return lax.concatenate(rows, axis)
-
-
-# Inside `shard_map`.
-
-
-def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Let all arrays vary over the same mesh axes, as lax's functions do.
-
-    Backwards, that is a sum over devices: of half-precision arrays it is taken in float32.
-    """
-    axes = frozenset().union(*map(varying_axes, arrays))
-    return [_vary(array, axes) for array in arrays]
-
-
-def _vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:
-    missing = tuple(sorted(axes - varying_axes(array)))
-    if not missing:
-        return array
-    dtype = array.dtype
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-    return lax.pcast(array.astype(wide), missing, to="varying").astype(dtype)
-
-
-def varying_axes(array: jax.Array) -> frozenset[str]:
-    """The mesh axes over which an array differs from device to device, inside `shard_map`."""
-    aval = jax.typeof(array)
-    if hasattr(aval, "manual_axis_type"):  # jax >= 0.11
-        return frozenset(aval.manual_axis_type.varying)
-    return frozenset(aval.vma)

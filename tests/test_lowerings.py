@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from jaxconv import geometry, sharding
+from jaxconv import geometry, varying
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, rows
 from jaxconv.lowerings.setting import Setting
@@ -277,7 +277,7 @@ def test_inside_shard_map_results_vary_as_operands_do(name, dtype, choose):
     """Else tracing fails wherever types have to agree: in loops and transposed functions."""
     per_group, g = WIDE_LAYERS.get(name) or ((2, 3), (GEOMETRIES | MORE_GEOMETRIES)[name])
     c, o = (channels * g.groups for channels in per_group)
-    mesh, varying = jax.make_mesh((1,), ("data",), (AxisType.Auto,)), []
+    mesh, axes = jax.make_mesh((1,), ("data",), (AxisType.Auto,)), []
 
     @jax.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     def contractions(arrays):
@@ -286,7 +286,7 @@ def test_inside_shard_map_results_vary_as_operands_do(name, dtype, choose):
             plan = choose(result, g, c, o, Setting(dtype, images=2))
             options = {"preferred_element_type": jnp.float32}
             results[result] = plans.carry_out(plan, result, *ab, g, **options)
-            varying.append(sharding.varying_axes(results[result]))
+            axes.append(varying.varying_axes(results[result]))
         return results
 
     arrays = {
@@ -294,7 +294,7 @@ def test_inside_shard_map_results_vary_as_operands_do(name, dtype, choose):
         for result in plans.OPERANDS
     }
     jax.eval_shape(contractions, arrays)
-    assert varying == [{"data"}] * 3
+    assert axes == [{"data"}] * 3
 
 
 @pytest.mark.parametrize(("dilation", "kernel"), [(7, "3x3"), (8, "3x1"), (9, "1x1")])

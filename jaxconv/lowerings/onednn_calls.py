@@ -26,7 +26,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxconv.geometry import Geometry
 from jaxconv.padding import crop
-from jaxconv.sharding import vary_alike
+from jaxconv.varying import vary_alike
 
 UNTRIED = (0, 13)
 """The first version of JAX that the calls have not been tried with."""
