@@ -272,10 +272,15 @@ def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, cha
 
 @pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", [*GEOMETRIES, *MORE_GEOMETRIES, *WIDE_LAYERS])
-def test_inside_shard_map_results_vary_as_operands_do(name, dtype, choose):
+@pytest.mark.parametrize(
+    ("per_group", "g"),
+    [
+        *(pytest.param((2, 3), g, id=n) for n, g in (GEOMETRIES | MORE_GEOMETRIES).items()),
+        *(pytest.param(*layer, id=f"wide-{name}") for name, layer in WIDE_LAYERS.items()),
+    ],
+)
+def test_inside_shard_map_results_vary_as_operands_do(per_group, g, dtype, choose):
     """Else tracing fails wherever types have to agree: in loops and transposed functions."""
-    per_group, g = WIDE_LAYERS.get(name) or ((2, 3), (GEOMETRIES | MORE_GEOMETRIES)[name])
     c, o = (channels * g.groups for channels in per_group)
     mesh, axes = jax.make_mesh((1,), ("data",), (AxisType.Auto,)), []
 

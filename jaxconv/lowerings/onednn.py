@@ -125,7 +125,7 @@ def conv_input(
     of_image, of_kernel = g.spatial_axes, tuple(range(2, w.ndim))
     exchanged = g.exchanged()
     if g.groups > 1:
-        return conv(y, lax.rev(taps.transposed(w, g.groups), of_kernel), exchanged, bias)
+        return conv(y, taps.reversed_kernel(w, g.groups), exchanged, bias)
     compute = _summed_in_parts if in_parts else convolution
     axes = (1, 0, *of_kernel)
     images = y.size + y.shape[0] * math.prod(g.input_size) * w.shape[1]

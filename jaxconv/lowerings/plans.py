@@ -134,16 +134,12 @@ def _exchanged(
     makes are copies of y.
     """
     if result == "weight":
-        return _reversed(carry_out(plan, result, b, a, g.exchanged(), **options), g)
+        w = carry_out(plan, result, b, a, g.exchanged(), **options)
+        return taps.reversed_kernel(w, g.groups)
     # Without the barrier, XLA:GPU recognises the reversed kernel and asks cuDNN for the code of a
     # transposed convolution, which is slower.
-    w = lax.optimization_barrier(_reversed(b, g))
+    w = lax.optimization_barrier(taps.reversed_kernel(b, g.groups))
     return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
-
-
-def _reversed(w: jax.Array, g: Geometry) -> jax.Array:
-    """The kernel for `g.exchanged()`, and back."""
-    return lax.rev(taps.transposed(w, g.groups), tuple(range(2, w.ndim)))
 
 
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -360,7 +356,7 @@ def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = Fals
     if result == "weight":
         return taps.conv_weight(a, b, g, preferred_element_type=dtype)
     if result == "input":
-        b, g = _reversed(b, g), g.exchanged()
+        b, g = taps.reversed_kernel(b, g.groups), g.exchanged()
         a, g = _fitted(a, g)
     return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
 

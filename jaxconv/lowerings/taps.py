@@ -214,6 +214,11 @@ def transposed(w: jax.Array, groups: int) -> jax.Array:
     return w.reshape(groups * in_per_group, out_channels // groups, *k)
 
 
+def reversed_kernel(w: jax.Array, groups: int) -> jax.Array:
+    """The kernel for the form of stride 1 with x and y in each other's place, and back."""
+    return lax.rev(transposed(w, groups), tuple(range(2, w.ndim)))
+
+
 def by_group(array: jax.Array, axis: int) -> jax.Array:
     """Two axes of channels, `(m, groups)`, as one, `groups*m`."""
     array = jnp.swapaxes(array, axis, axis + 1)
