@@ -7,11 +7,12 @@ groups.
 """
 
 import dataclasses
+import functools
 import math
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, onednn, onednn_products, rows, xla_cpu
-from jaxconv.lowerings.plans import Plan, is_patchify
+from jaxconv.lowerings.plans import Plan, divides, is_patchify
 from jaxconv.lowerings.setting import Setting
 
 LANES = 16
@@ -33,6 +34,10 @@ MANY_WINDOWS = 36
 
 PAIR = 4
 """Products of a group's channel counts, two and two, that with few taps are not worth a call."""
+
+MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
+"""Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
+convolution that gives all of them: in all, and below which to a channel of y."""
 
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
@@ -157,12 +162,7 @@ def _to_onednn(
     if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
         return None
     if result == "input" and set(g.stride) != {1}:
-        copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
-        pays = copied or (g.groups > 1 and not few)
-        if not pays or o > most:
-            return None
-        fit = all(onednn.fits(p.exchanged(), out_channels, in_channels) for p in _phases(g))
-        return ("phases",) if fit else None
+        return _strided_input_to_onednn(plan, g, c, o) if o <= most else None
     if result == "input":
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
@@ -172,6 +172,33 @@ def _to_onednn(
     if c > most:
         return None if _leaves_out_padding(plan, g) else ()
     return () if not few or _is_fast_at_few(g, c, o) else None
+
+
+def _strided_input_to_onednn(plan: Plan, g: Geometry, c: int, o: int) -> Plan | None:
+    """The same for a strided input gradient: one convolution whose channels are all phases, or one
+    for each phase."""
+    few = c * o <= xla_cpu.FEW_CHANNELS
+    along_rows = few and not g.channels_last and xla_cpu.fits_rows(g)
+    if g.groups > 1 and not along_rows and _pays_as_channels(g, c, o):
+        return ("stride_to_channels",)
+    copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
+    if not copied and (g.groups == 1 or few):
+        return None
+    fit = all(onednn.fits(part.exchanged(), o * g.groups, c * g.groups) for part in _phases(g))
+    return ("phases",) if fit else None
+
+
+def _pays_as_channels(g: Geometry, c: int, o: int) -> bool:
+    """Whether all phases of x are better the channels of one convolution."""
+    if c == 1 or not divides(g) or is_patchify(g):
+        return False
+    strided = (axis for axis, s in enumerate(g.stride) if s > 1)
+    part = functools.reduce(
+        lambda g, axis: changes.stride_to_channels(g, axis).parts[0], strided, g
+    )
+    channels = c * math.prod(g.stride)
+    suits = channels <= MANY_PHASES and channels < PHASES_TO_A_CHANNEL * o
+    return suits and onednn.fits(part.exchanged(), o * g.groups, channels * g.groups)
 
 
 def _phases(g: Geometry) -> list[Geometry]:

@@ -56,7 +56,8 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     x, y, rows = _padded(x, y, rows)
     g = rows.geometry
     channels = taps.channels_of_groups(x, g, dtype)
-    y = taps.by_place_in_group(y, g.channel_axis, g.groups).astype(dtype)
+    # As one axis still: as two, XLA would copy y in another layout, even if one is of length 1.
+    y = taps.by_place_in_group(y, g.channel_axis, g.groups).reshape(y.shape).astype(dtype)
     w = jnp.stack([total.sum((1, 2)) for total in _sum_over_blocks(channels, y, rows)])
     # `(I/g, *part, *parts, O/g, groups)`: along each axis, parts follow each other.
     n = g.num_spatial_dims
@@ -172,7 +173,7 @@ def _padded(x: jax.Array, y: jax.Array, rows: _Rows) -> tuple[jax.Array, jax.Arr
 def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, rows: _Rows) -> list[jax.Array]:
     """w by parts of the kernel, for each channel of a group and each tap written out: `(parts,
     images, windows, O/groups, groups)`, yet to be summed over the images of a block and the windows
-    of a row. From `(N, *i, groups)` for each channel, and `(N, *o, O/groups, groups)`."""
+    of a row. From `(N, *i, groups)` for each channel, and `(N, *o, O/groups * groups)`."""
     lines = [(*line, 0) for line in np.ndindex(*rows.part[:-1])]
 
     def add_block(number, totals):
@@ -198,8 +199,9 @@ def _sum_over_blocks(channels: list[jax.Array], y: jax.Array, rows: _Rows) -> li
 
         return lax.fori_loop(0, math.prod(rows.parts), add_part, totals)
 
+    groups = rows.geometry.groups
     shapes = [
-        (math.prod(rows.parts), rows.images, len(rows.windows(tap)), *y.shape[-2:])
+        (math.prod(rows.parts), rows.images, len(rows.windows(tap)), y.shape[-1] // groups, groups)
         for tap in range(rows.part[-1])
     ]
     totals = [_zeros(shape, y) for shape in shapes * (len(channels) * len(lines))]
@@ -225,9 +227,9 @@ def _place(rows: _Rows, block: list[Any], row: int) -> list[Any]:
 
 def _row_of_y(y: jax.Array, image: Any, place: list[Any], rows: _Rows) -> jax.Array:
     """`(images, windows, O/groups, groups)`"""
-    sizes = [rows.images] + [1] * (len(place) - 1) + [rows.width, *y.shape[-2:]]
-    row = lax.dynamic_slice(y, [image, *place, 0, 0], sizes, allow_negative_indices=False)
-    return row.reshape(row.shape[0], *row.shape[-3:])
+    sizes = [rows.images] + [1] * (len(place) - 1) + [rows.width, y.shape[-1]]
+    row = lax.dynamic_slice(y, [image, *place, 0], sizes, allow_negative_indices=False)
+    return row.reshape(*row.shape[:1], rows.width, -1, rows.geometry.groups)
 
 
 def _start(g: Geometry, place: Sequence[Any], tap: Sequence[Any]) -> list[Any]:
