@@ -180,7 +180,10 @@ def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     """For each tap, a matrix from the channels of x to those of y."""
     batch, channels = x.shape[0], x.shape[-1]
     form = for_dense_weight(g, channels)
-    image = lax.optimization_barrier(jnp.moveaxis(x, 0, -1)).reshape(1, *form.input_size, batch)
+    image = jnp.moveaxis(x, 0, -1)
+    if batch > 1:  # Else nothing moves, and the barrier would make a copy.
+        image = lax.optimization_barrier(image)
+    image = image.reshape(1, *form.input_size, batch)
     kernel = y.reshape(batch, *form.kernel_size, -1)
     axes = form.num_spatial_dims
     w = convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
