@@ -140,6 +140,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     pads = zip(g.padding_low, g.padding_high, g.output_size, g.stride, strict=True)
     exceeds = any(max(low, high) > (windows - 1) * s for low, high, windows, s in pads)
     fit = ("fit",) if exceeds or (g.num_spatial_dims == 1 and g.dilation == (1,)) else ()
+    if fit and layout:  # To move and pad at once takes longer.
+        layout = ("last_in_memory",)
     tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
     return ("large_blocks", *layout, "groups", *tail)
 

@@ -273,7 +273,7 @@ def _last(g: Geometry, axis: int, **_) -> Change | None:
 
 
 def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
-    return None if g.channels_last else changes.last(g, in_memory=True)
+    return None if g.channels_last else changes.last_in_memory(g)
 
 
 def _crop_kernel(g: Geometry, axis: int, **_) -> Change | None:
