@@ -83,6 +83,7 @@ PLANS = [
     ("phases", "fit", "taps_in_steps"),
     ("phases", "taps"),
     ("gathers",),
+    ("once", "phases", "fit", "taps"),
     ("last", "rows"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
@@ -138,6 +139,24 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
         arrays.pop("input", None)
     for result, actual in planned(arrays).items():
         oracle.assert_close(actual, _direct(result, g), 1e-13, result)
+
+
+def test_arithmetic_before_a_norm_is_compiled_once():
+    """Where XLA:CPU copies it into each of the norm's loops."""
+    g = Geometry((8, 9), (3, 3), (8, 9), (1, 1), (1, 1), (1, 1), groups=3)
+    ab = [operand.astype(jnp.float32) for operand in _operands("output", g, per_group=(2, 2))]
+
+    def products(plan):
+        def normalized(a, b):
+            y = plans.carry_out(plan, "output", a, b, g)
+            y -= y.mean((0, 2, 3), keepdims=True)
+            return jnp.tanh(y / jnp.sqrt(jnp.square(y).mean((0, 2, 3), keepdims=True)))
+
+        return jax.jit(normalized).lower(*ab).compile().as_text().count(" multiply(")
+
+    of_the_layer = 2 * g.taps
+    assert of_the_layer <= products(("once", "fit", "taps")) < 2 * of_the_layer
+    assert products(("fit", "taps")) >= 2 * of_the_layer
 
 
 @pytest.mark.parametrize("result", plans.OPERANDS)

@@ -389,6 +389,20 @@ def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
 
 
 @available
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_all_phases_of_strided_groups_are_one_call_if_the_stride_divides_the_kernel(channels_last):
+    g = Geometry((11, 9), (6, 4), (5, 4), (2, 2), (3, 1), (1, 1), 2, channels_last)
+    plan = cpu.choose("input", g, 16, 20, Setting(jnp.float32, images=3))
+    assert plan[-2:] == ("stride_to_channels", "onednn" if channels_last else "onednn_in_parts")
+    _, w, _ = _arrays((2, 16, *g.input_size), (20, 8, *g.kernel_size), 20)
+    size = (3, *g.output_size, 20) if channels_last else (3, 20, *g.output_size)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=size), jnp.float32)
+    form = functools.partial(plans.carry_out, plan, "input", g=g)
+    assert _program(form, y, w).count(f"{CALL}convolution") == 1
+    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
+
+
+@available
 @pytest.mark.parametrize(("multiplier", "repeats"), [(2, True), (3, True), (4, False)])
 def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
     """Up to 3; the bias is still added in the same call."""

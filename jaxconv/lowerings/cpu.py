@@ -46,6 +46,14 @@ MULTIPLIER = 4
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
+    plan = _fastest(result, g, in_channels, out_channels, setting)
+    arithmetic = result != "weight" and plan[-1] in xla_cpu.ARITHMETIC
+    return ("once", *plan) if arithmetic and setting.one_device else plan
+
+
+def _fastest(
+    result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
+) -> Plan:
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
     if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan

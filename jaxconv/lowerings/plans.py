@@ -41,7 +41,7 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS` and `exchange`."""
+Some stand for more than a change of variables: `BLOCKS`, `once` and `exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
@@ -60,6 +60,8 @@ def carry_out(
         if name in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
+        if name == "once":
+            return _computed_once(carry_out(plan[position + 1 :], result, a, b, g, **options))
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -140,6 +142,15 @@ def _exchanged(
     # transposed convolution, which is slower.
     w = lax.optimization_barrier(taps.reversed_kernel(b, g.groups))
     return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
+
+
+def _computed_once(array: jax.Array) -> jax.Array:
+    """An array that is computed before it is used.
+
+    XLA:CPU computes arithmetic anew in each loop that reads it, as a batch norm's do three times.
+    It fuses nothing into a loop, of no rounds either, as long as it does not know that.
+    """
+    return lax.while_loop(lambda _: lax.optimization_barrier(False), jnp.negative, array)
 
 
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:

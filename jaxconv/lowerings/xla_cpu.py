@@ -66,6 +66,9 @@ FEW_ELEMENTS = 1 << 22
 FEW_COPIES = 4
 """Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
 
+ARITHMETIC = ("taps", "taps_in_steps", "gathers")
+"""Computations that XLA fuses into whatever reads their results."""
+
 KERNEL_IN_PLACE = ("windows_to_channels", "direct")
 """One product, of all that windows meet with the kernel as it lies in memory."""
 
