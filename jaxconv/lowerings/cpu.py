@@ -39,6 +39,10 @@ MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
 """Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
 convolution that gives all of them: in all, and below which to a channel of y."""
 
+FEW_PRODUCTS_IN_ALL = 240
+"""Products to all channels of an element up to which XLA's multiply-adds are faster, if several
+channels are summed."""
+
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help."""
 
@@ -169,7 +173,8 @@ def _to_onednn(
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return None
-    if g.groups == 1 and xla_cpu.few_products(result, g, c, o, one_device=True):
+    by_xla = xla_cpu.few_products(result, g, c, o, one_device=True) if g.groups == 1 else None
+    if by_xla and not _is_fast_at_few_products(result, g, c, o, by_xla):
         return None
     if result == "input" and set(g.stride) != {1}:
         return _strided_input_to_onednn(plan, g, c, o) if o <= most else None
@@ -225,8 +230,18 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
     return set(g.dilation) == {1} and any("met_taps" in name for name in plan)
 
 
+def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: Plan) -> bool:
+    """The same without groups, where XLA does with multiply-adds, or one product."""
+    summed = c if result == "output" else o
+    if summed == 1 or c * o * g.taps <= FEW_PRODUCTS_IN_ALL:
+        return False
+    if result == "input" and by_xla[-1] not in xla_cpu.ARITHMETIC:
+        return False
+    return not xla_cpu.takes_few_along_rows(g, summed)
+
+
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
-    """Whether oneDNN is faster than multiply-adds, for few channels to a group."""
+    """Whether it is faster than multiply-adds, for few channels to a group."""
     along_rows = xla_cpu.fits_rows(g) and not g.channels_last
     if g.taps == 1:
         return False

@@ -61,7 +61,8 @@ def carry_out(
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
         if name == "once":
-            return _computed_once(carry_out(plan[position + 1 :], result, a, b, g, **options))
+            y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
+            return _computed_once(add_bias(y, options.get("bias"), geometry=g))
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -107,8 +108,10 @@ def adds_results(plan: Plan, result: str) -> bool:
 
 
 def takes_bias(plan: Plan, result: str) -> bool:
-    """Whether a plan's computation adds a bias, once to each element of what results."""
+    """Whether a plan adds a bias, once to each element of what results."""
     names = {*plan[:-1]}
+    if "once" in names:
+        return True
     return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS[result])
 
 

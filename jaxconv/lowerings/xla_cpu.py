@@ -226,6 +226,7 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
     if in_all > FEW_PRODUCTS_IN_ALL and (c > 1 or o > CHANNEL_TILE):
         return None
     product_pays = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
+    product_pays = product_pays and not takes_few_along_rows(g, c)
     if product_pays and g.num_spatial_dims < 3 and one_device:
         by_product = ("blocks", *moved, "fit", "taps_to_channels", "direct")
         return _along_moved_rows(g, c, o, one_device) or by_product
@@ -241,12 +242,8 @@ def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) ->
             return arithmetic
     if c * g.taps > FEW_PRODUCTS:
         return None
-    by_product = (*moved, "taps_to_channels", "direct")
-    if g.num_spatial_dims == 1:
-        return by_product
-    if c == 1:
-        return ("phases", *by_product)
-    return ("blocks", *by_product) if one_device else by_product
+    phases = () if g.num_spatial_dims == 1 else ("phases",)
+    return (*phases, *moved, "taps_to_channels", "direct")
 
 
 def _multiply_adds(
@@ -263,6 +260,12 @@ def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool)
     """Multiply-adds along rows, for which the channels make way."""
     may_move = fits_rows(g) and channels <= SHORT_ROW and set(g.stride) == {1} and one_device
     return ("first", "fit", "taps") if may_move and summed * g.taps <= FEW_TAPS else None
+
+
+def takes_few_along_rows(g: Geometry, summed: int) -> bool:
+    """Whether an element of a result takes few multiply-adds, along rows that lie so already."""
+    few = summed * g.taps <= FEW_PRODUCTS
+    return few and fits_rows(g) and not g.channels_last and set(g.stride) == {1}
 
 
 def fits_rows(g: Geometry) -> bool:
