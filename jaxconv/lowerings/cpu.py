@@ -22,6 +22,9 @@ WIDE_GROUP, EVEN = 256, 8
 """Products of a group's channel counts from which its weight gradient is worth a call; multiples of
 which always are. Else, oneDNN's rounding is more than torch's."""
 
+NARROW_PATCH = 64
+"""Elements of a patch up to which its weight gradient is better one product."""
+
 SMALL_SINGLE = 20480
 """Elements of a single image, of its channels and first two axes, up to which torch does without
 oneDNN."""
@@ -146,6 +149,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
         return None
     if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product.
         return (*plan[:-1], "onednn")
+    if g.groups == 1 and is_patchify(g) and c * g.taps <= NARROW_PATCH:
+        return (*layout, "stride_to_channels", "onednn")
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
     to_batch = ("dilation_to_batch:-1",) if apart else ()
