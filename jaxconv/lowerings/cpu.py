@@ -151,6 +151,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
         return (*plan[:-1], "onednn")
     if g.groups == 1 and is_patchify(g) and c * g.taps <= NARROW_PATCH:
         return (*layout, "stride_to_channels", "onednn")
+    if g.groups == 1 and c * g.taps <= xla_cpu.FEW_PRODUCTS and o % LANES:
+        return ("blocks", *layout, "taps_to_channels", "onednn")
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
     to_batch = ("dilation_to_batch:-1",) if apart else ()
