@@ -43,16 +43,19 @@ format: $(call needs,lint)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# Ten minutes on two cores; `make bench DEVICE=cuda DTYPE=bfloat16` on a GPU. `make report` shows the
+# Twelve minutes on two cores; `make bench DEVICE=cuda DTYPE=bfloat16` on a GPU. `make report` shows the
 # results.
 DEVICE := cpu
 DTYPE := float32
 measure = $(PYTHON) -m benchmarks.$(1) --device $(DEVICE) --dtype $(DTYPE) \
-	--json benchmarks/results/$(1)-$(DEVICE)-$(DTYPE).json
+	--json benchmarks/results/$(1)-$(DEVICE)-$(DTYPE)$(2).json
 
 bench: $(call needs,bench)
 	$(call measure,run)
 	$(call measure,models)
+ifeq ($(DEVICE),cpu)
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(call measure,models,-huge-pages)
+endif
 	$(call measure,sweep)
 	$(call measure,compile_cost)
 

@@ -1,7 +1,7 @@
 """What a run writes: a JSON file that holds, at any moment, everything measured so far.
 
     kind          "layers", "models", "sweep" or "compile_cost"
-    environment   date, platform, device, versions
+    environment   date, platform, device, versions; pages, if it asks for "huge pages"
     dtype
     seconds       {workload: {"f" or "f+b" or "step": {contestant: median seconds}}}
     failed        {workload: {contestant: reason}}
@@ -22,6 +22,8 @@ import jax
 import torch
 
 FOLDER = Path(__file__).parent / "results"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""With this in `GLIBC_TUNABLES`, fresh memory comes in pages of 2 MiB."""
 
 
 def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
         "flax": flax.__version__,
         "torch": torch.__version__,
     }
+    if HUGE_PAGES in os.environ.get("GLIBC_TUNABLES", ""):
+        environment["pages"] = "huge pages"
     record = {"kind": kind, "environment": environment, "dtype": dtype, **others}
     return {**record, "seconds": {}, "failed": {}}
 
@@ -61,15 +65,16 @@ def save(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def load(kind: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """All records of a kind, oldest first, those of one device and dtype merged into one.
+    """All records of a kind, oldest first, those of one device, dtype and size of pages merged.
 
     Where two have measured the same workload, the later measurement holds.
     """
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     records = [record for record in records if record.get("kind") == kind]
-    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    merged: dict[tuple[str | None, ...], dict[str, Any]] = {}
     for record in sorted(records, key=lambda r: r["environment"]["date"]):
-        key = record["environment"]["device"], record["dtype"]
+        environment = record["environment"]
+        key = environment["device"], record["dtype"], environment.get("pages")
         merged[key] = _merge(merged[key], record) if key in merged else record
     return list(merged.values())
 

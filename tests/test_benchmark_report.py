@@ -42,6 +42,15 @@ def test_later_measurements_hold_and_others_stay(folder):
     assert record["failed"] == {"patchify": {"jaxconv last": "no memory"}}
 
 
+def test_runs_with_huge_pages_stay_apart(folder, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.check=0:{records.HUGE_PAGES}")
+    record = _record("2026-01-03", dense={"jaxconv last": 2.0, "torch": 2.0})
+    record["environment"]["pages"] = records.new("layers", "cpu", "float32")["environment"]["pages"]
+    (folder / "d.json").write_text(json.dumps(record))
+    titles = [report.title(record) for record in records.load("layers", folder)]
+    assert titles == ["A Box, 2 cores, float32", "A Box, 2 cores, float32, huge pages"]
+
+
 def test_tables_mark_what_misses_its_target(folder):
     text = report.document(folder, ".")
     # Torch's better format has 2 s: 1.5 times that is just allowed, 1.5 times lax is not.

@@ -25,7 +25,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxconv.geometry import Geometry
 
@@ -41,7 +40,7 @@ class Change(NamedTuple):
     y: Callable[[jax.Array], Pieces]
 
 
-def _same(array: jax.Array) -> Pieces:
+def same(array: jax.Array) -> Pieces:
     return [array]
 
 
@@ -97,7 +96,7 @@ def crop_kernel(g: Geometry) -> Change:
             for low, d, (first, _) in zip(g.padding_low, g.dilation, ends, strict=True)
         ),
     )
-    return Change([part.simplified()], _same, w_map, _same)
+    return Change([part.simplified()], same, w_map, same)
 
 
 def meets_nothing(g: Geometry) -> bool:
@@ -130,7 +129,7 @@ def fit_input(g: Geometry) -> Change:
         return [x]
 
     part = dataclasses.replace(g, input_size=size, padding_low=(0,) * g.num_spatial_dims)
-    return Change([part], x_map, _same, _same)
+    return Change([part], x_map, same, same)
 
 
 def phases(g: Geometry, axis: int) -> Change:
@@ -201,7 +200,7 @@ def stride_to_channels(g: Geometry, axis: int) -> Change:
         return [_into_weight_channels(_split_axis(w, 2 + axis, s), 3 + axis)]
 
     part = replace_axis(g, axis, input_size=rows, kernel_size=k // s, stride=1, padding_low=0)
-    return Change([part], x_map, w_map, _same)
+    return Change([part], x_map, w_map, same)
 
 
 def _windows(x: jax.Array, g: Geometry, axis: int) -> Pieces:
@@ -232,7 +231,7 @@ def taps_to_channels(g: Geometry, axis: int) -> Change:
         return [_into_weight_channels(jnp.expand_dims(w, 2 + axis), 3 + axis)]
 
     part = _one_tap(g, axis)
-    return Change([part], x_map, w_map, _same)
+    return Change([part], x_map, w_map, same)
 
 
 def windows_to_channels(g: Geometry) -> Change:
@@ -251,7 +250,7 @@ def windows_to_channels(g: Geometry) -> Change:
     def w_map(w):
         return [w.reshape(w.shape[0], -1, *(1 for _ in axes))]
 
-    return Change([functools.reduce(_one_tap, axes, g)], x_map, w_map, _same)
+    return Change([functools.reduce(_one_tap, axes, g)], x_map, w_map, same)
 
 
 def _into_channels(x: jax.Array, axis: int, g: Geometry) -> jax.Array:
@@ -373,7 +372,7 @@ def batch_to_last_axis(g: Geometry, batch: int) -> Change:
     return Change(
         [part],
         lambda x: side_by_side(fit(x, axis, low, strides * s)),
-        _same,
+        same,
         lambda y: side_by_side(fit(y, axis, 0, strides)),
     )
 
@@ -383,7 +382,7 @@ def extend_output(g: Geometry, axis: int) -> Change:
     o = g.output_size[axis]
     image_axis = g.spatial_axes[axis]
     part = replace_axis(g, axis, output_size=o + 1)
-    return Change([part], _same, _same, lambda y: [fit(y, image_axis, 0, o + 1)])
+    return Change([part], same, same, lambda y: [fit(y, image_axis, 0, o + 1)])
 
 
 def windows_to_batch(g: Geometry, axis: int, images: int) -> Change:
@@ -407,7 +406,7 @@ def windows_to_batch(g: Geometry, axis: int, images: int) -> Change:
         return [y.reshape(-1, *y.shape[2:])]
 
     part = replace_axis(g, axis, input_size=i, output_size=o, padding_low=0)
-    return Change([part], x_map, _same, y_map)
+    return Change([part], x_map, same, y_map)
 
 
 def dilation_to_batch(g: Geometry, axis: int) -> Change:
@@ -444,79 +443,4 @@ def dilation_to_batch(g: Geometry, axis: int) -> Change:
         return [into_batch(y, 0, o)]
 
     part = replace_axis(g, axis, input_size=i, output_size=o, padding_low=0, dilation=1)
-    return Change([part], x_map, _same, y_map)
-
-
-def fill_channels(g: Geometry, role: str, channels: int) -> Change:
-    """The channels of y or x, without groups, filled up to `channels` by zeros."""
-
-    def image_map(image):
-        return [fit(image, g.channel_axis, 0, channels)]
-
-    if role == "output":
-        return Change([g], _same, lambda w: [fit(w, 0, 0, channels)], image_map)
-    return Change([g], image_map, lambda w: [fit(w, 1, 0, channels)], _same)
-
-
-def repeat_channels(g: Geometry, multiplier: int) -> Change:
-    """One channel of x to a group and several of y: a depthwise form, of x with its channels
-    repeated."""
-
-    def x_map(x):
-        return [jnp.repeat(x, multiplier, g.channel_axis)]
-
-    return Change([dataclasses.replace(g, groups=g.groups * multiplier)], x_map, _same, _same)
-
-
-def each_group(g: Geometry) -> Change:
-    """One part for each group."""
-    part = dataclasses.replace(g, groups=1)
-
-    def image_map(image):
-        channels = image.shape[g.channel_axis] // g.groups
-        return list(lax.split(image, (channels,) * g.groups, axis=g.channel_axis))
-
-    def w_map(w):
-        return list(lax.split(w, (w.shape[0] // g.groups,) * g.groups, axis=0))
-
-    return Change([part] * g.groups, image_map, w_map, image_map)
-
-
-def first(g: Geometry) -> Change:
-    """Channels first, in memory too."""
-    part = dataclasses.replace(g, channels_last=False)
-
-    def image_map(image):
-        batch, *size, channels = image.shape
-        rows = image.reshape(batch, -1, channels)
-        return [moved_in_memory(rows.swapaxes(1, 2)).reshape(batch, channels, *size)]
-
-    return Change([part], image_map, _same, image_map)
-
-
-def last(g: Geometry) -> Change:
-    """Channels last."""
-    part = dataclasses.replace(g, channels_last=True)
-
-    def image_map(image):
-        return [jnp.moveaxis(image, 1, -1)]
-
-    return Change([part], image_map, _same, image_map)
-
-
-def last_in_memory(g: Geometry) -> Change:
-    """Channels last, in memory too. All of space is moved as one axis, which takes XLA:CPU less
-    time than two or three."""
-    part = dataclasses.replace(g, channels_last=True)
-
-    def image_map(image):
-        batch, channels, *size = image.shape
-        rows = moved_in_memory(image.reshape(batch, channels, -1).swapaxes(1, 2))
-        return [rows.reshape(batch, *size, channels)]
-
-    return Change([part], image_map, _same, image_map)
-
-
-def moved_in_memory(image: jax.Array) -> jax.Array:
-    """A transpose alone, XLA may just note in the layout, or leave to each element's use."""
-    return with_layout_constraint(image, Layout(tuple(range(image.ndim))))
+    return Change([part], x_map, same, y_map)

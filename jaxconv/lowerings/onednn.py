@@ -18,7 +18,8 @@ from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
-from jaxconv.lowerings.changes import moved_in_memory, replace_axis
+from jaxconv.lowerings.changes import replace_axis
+from jaxconv.lowerings.channel_changes import moved_in_memory
 from jaxconv.lowerings.onednn_calls import convolution, is_available
 from jaxconv.lowerings.setting import Setting
 

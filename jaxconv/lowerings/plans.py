@@ -13,6 +13,7 @@ from jaxconv.geometry import Geometry
 from jaxconv.lowerings import (
     blocks,
     changes,
+    channel_changes,
     direct,
     gathers,
     onednn,
@@ -261,7 +262,9 @@ def _filled(g: Geometry, role: str, w: jax.Array, tile: int) -> Change | None:
     """The channels of y or x filled up to a multiple of `tile`, if they are none."""
     channels = w.shape[0 if role == "output" else 1]
     filled = -(-channels // tile) * tile
-    return changes.fill_channels(g, role, filled) if g.groups == 1 and filled > channels else None
+    if g.groups > 1 or filled == channels:
+        return None
+    return channel_changes.fill_channels(g, role, filled)
 
 
 def _repeat_channels(
@@ -271,23 +274,23 @@ def _repeat_channels(
     in_channels, out_channels = channels_of(result, a, b, g)
     if not 1 < g.groups == in_channels < out_channels:
         return None
-    return changes.repeat_channels(g, out_channels // g.groups)
+    return channel_changes.repeat_channels(g, out_channels // g.groups)
 
 
 def _groups(g: Geometry, axis: int, **_) -> Change | None:
-    return changes.each_group(g) if g.groups > 1 else None
+    return channel_changes.each_group(g) if g.groups > 1 else None
 
 
 def _first(g: Geometry, axis: int, **_) -> Change | None:
-    return changes.first(g) if g.channels_last else None
+    return channel_changes.first(g) if g.channels_last else None
 
 
 def _last(g: Geometry, axis: int, **_) -> Change | None:
-    return None if g.channels_last else changes.last(g)
+    return None if g.channels_last else channel_changes.last(g)
 
 
 def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
-    return None if g.channels_last else changes.last_in_memory(g)
+    return None if g.channels_last else channel_changes.last_in_memory(g)
 
 
 def _crop_kernel(g: Geometry, axis: int, **_) -> Change | None:
