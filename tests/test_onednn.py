@@ -403,6 +403,54 @@ def test_all_phases_of_strided_groups_are_one_call_if_the_stride_divides_the_ker
 
 
 @available
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("result", "channels", "kernel_size", "stride", "call"),
+    [
+        (
+            "output",
+            (3, 10),
+            (3, 3),
+            (1, 2),
+            "convolution",
+        ),  # 270 products to an element's channels.
+        ("output", (3, 8), (3, 3), (1, 2), None),  # 216
+        ("input", (10, 3), (3, 3), (1, 1), "convolution"),
+        ("input", (3, 10), (3, 3), (2, 2), None),  # Phases, and one product of each.
+        ("weight", (3, 10), (3, 4), (1, 2), "matmul"),  # Patches of 36 elements.
+        ("weight", (3, 16), (3, 4), (1, 2), "convolution"),  # To channels that fill a vector.
+        ("weight", (3, 16), (4, 5), (4, 5), "matmul"),  # Patches side by side, of 60.
+        ("weight", (3, 16), (4, 6), (4, 6), "convolution"),  # Of 72.
+    ],
+)
+def test_few_channels(result, channels, kernel_size, stride, call, channels_last):
+    output_size = (6, 9)
+    input_size = tuple(
+        (o - 1) * s + k - low
+        for o, s, k, low in zip(output_size, stride, kernel_size, (1, 0), strict=True)
+    )
+    g = Geometry(input_size, kernel_size, output_size, stride, (1, 0), (1, 1), 1, channels_last)
+    plan = cpu.choose(result, g, *channels, Setting(jnp.float32, images=4))
+
+    def image(count, size):
+        return (4, *size, count) if channels_last else (4, count, *size)
+
+    shapes = {
+        "input": image(channels[0], input_size),
+        "output": image(channels[1], output_size),
+        "weight": (*channels[::-1], *kernel_size),
+    }
+    rng = np.random.default_rng(0)
+    operands = [rng.normal(size=shapes[role]) for role in plans.OPERANDS[result]]
+    ab = [jnp.asarray(operand, jnp.float32) for operand in operands]
+    form = functools.partial(plans.carry_out, plan, result, g=g)
+    if channels_last:
+        program = _program(form, *ab)
+        assert CALL not in program if call is None else f"{CALL}{call}" in program
+    oracle.assert_close(jax.jit(form)(*ab), plans.DIRECT[result](*ab, g), 2e-6)
+
+
+@available
 @pytest.mark.parametrize(("multiplier", "repeats"), [(2, True), (3, True), (4, False)])
 def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
     """Up to 3; the bias is still added in the same call."""

@@ -80,7 +80,7 @@ def _by_onednn(
 ) -> Plan | None:
     """A plan with oneDNN, if it is faster than XLA's."""
     if not g.channels_last and _is_product_as_it_lies(result, g, in_channels, out_channels):
-        return ("taps_to_channels" if g.taps == 1 else "stride_to_channels", "onednn")
+        return ("stride_to_channels" if is_patchify(g) else "taps_to_channels", "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
@@ -122,11 +122,25 @@ def _is_one_product(g: Geometry) -> bool:
 
 def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:
     """Whether it is one product for each image, with channels first, and better left at that."""
+    if g.groups > 1:
+        return False
     patchify = is_patchify(g) and g.taps <= xla_cpu.FEW_TAPS  # Of more, rows are better moved.
-    if g.groups > 1 or not (_is_one_product(g) or patchify):
+    if not (_is_one_product(g) or patchify or _pays_copied(result, g, in_channels, out_channels)):
         return False
     windows, products = math.prod(g.output_size), in_channels * g.taps
     return onednn_products.pays_image_by_image(result, windows, products, out_channels)
+
+
+def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
+    """Whether what all windows meet of few channels takes less time to copy than channels to
+    move, or multiply-adds."""
+    if c * g.taps > xla_cpu.FEW_PRODUCTS:
+        return False
+    if result == "output":
+        return o >= 2 * c * g.taps and c * o * g.taps > xla_cpu.FEW_PRODUCTS_IN_ALL
+    if result == "weight":
+        return o >= c * g.taps
+    return not xla_cpu.takes_few_along_rows(g, o)
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
@@ -238,7 +252,7 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
 
 
 def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: Plan) -> bool:
-    """The same without groups, where XLA does with multiply-adds, or one product."""
+    """Whether oneDNN is faster than XLA's multiply-adds, or one product, without groups."""
     summed = c if result == "output" else o
     if summed == 1 or c * o * g.taps <= FEW_PRODUCTS_IN_ALL:
         return False
@@ -248,7 +262,7 @@ def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: P
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
-    """Whether it is faster than multiply-adds, for few channels to a group."""
+    """The same for few channels to a group, and multiply-adds."""
     along_rows = xla_cpu.fits_rows(g) and not g.channels_last
     if g.taps == 1:
         return False
