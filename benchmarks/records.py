@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,24 @@ def save(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def load(kind: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """All records of a kind, oldest first, those of one device, dtype and size of pages merged.
+    """All records of a kind, oldest first, those of one title merged into one.
 
     Where two have measured the same workload, the later measurement holds.
     """
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     records = [record for record in records if record.get("kind") == kind]
-    merged: dict[tuple[str | None, ...], dict[str, Any]] = {}
+    merged: dict[str, dict[str, Any]] = {}
     for record in sorted(records, key=lambda r: r["environment"]["date"]):
-        environment = record["environment"]
-        key = environment["device"], record["dtype"], environment.get("pages")
+        key = title(record)
         merged[key] = _merge(merged[key], record) if key in merged else record
     return list(merged.values())
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """Device, dtype, and pages if they are huge."""
+    environment = record["environment"]
+    words = [environment["device"], record["dtype"], environment.get("pages")]
+    return ", ".join(filter(None, words))
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

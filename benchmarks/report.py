@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import causes, charts, compile_cost, records
+from benchmarks.records import title
 from benchmarks.run import KINDS, geometric_means, ratios
 
 ROOT = Path(__file__).parent.parent
@@ -53,12 +54,6 @@ def means(record: Record, kind: str) -> dict[str, float]:
 def present(record: Record, kind: str, among: Iterable[str]) -> list[str]:
     found = {name for row in rows_of(record, kind).values() for name in row}
     return [name for name in among if name in found]
-
-
-def title(record: Record) -> str:
-    environment = record["environment"]
-    words = [environment["device"], record["dtype"], environment.get("pages")]
-    return ", ".join(filter(None, words))
 
 
 def file_name(record: Record) -> str:

@@ -144,9 +144,9 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
 def test_arithmetic_before_a_norm_is_compiled_once():
     """Where XLA:CPU copies it into each of the norm's loops."""
     g = Geometry((8, 9), (3, 3), (8, 9), (1, 1), (1, 1), (1, 1), groups=3)
-    cpu = jax.devices("cpu")[0]
+    device = jax.devices("cpu")[0]
     ab = [
-        jax.device_put(operand.astype(jnp.float32), cpu)
+        jax.device_put(operand.astype(jnp.float32), device)
         for operand in _operands("output", g, per_group=(2, 2))
     ]
 

@@ -407,14 +407,8 @@ def test_all_phases_of_strided_groups_are_one_call_if_the_stride_divides_the_ker
 @pytest.mark.parametrize(
     ("result", "channels", "kernel_size", "stride", "call"),
     [
-        (
-            "output",
-            (3, 10),
-            (3, 3),
-            (1, 2),
-            "convolution",
-        ),  # 270 products to an element's channels.
-        ("output", (3, 8), (3, 3), (1, 2), None),  # 216
+        ("output", (3, 10), (3, 3), (1, 2), "convolution"),  # 270 products to all channels.
+        ("output", (3, 8), (3, 3), (1, 2), None),  # 216.
         ("input", (10, 3), (3, 3), (1, 1), "convolution"),
         ("input", (3, 10), (3, 3), (2, 2), None),  # Phases, and one product of each.
         ("weight", (3, 10), (3, 4), (1, 2), "matmul"),  # Patches of 36 elements.

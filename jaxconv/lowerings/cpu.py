@@ -42,7 +42,7 @@ MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
 """Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
 convolution that gives all of them: in all, and below which to a channel of y."""
 
-FEW_PRODUCTS_IN_ALL = 240
+MULTIPLY_ADDS_IN_ALL = 240
 """Products to all channels of an element up to which XLA's multiply-adds are faster, if several
 channels are summed."""
 
@@ -198,7 +198,7 @@ def _to_onednn(
     if by_xla and not _is_fast_at_few_products(result, g, c, o, by_xla):
         return None
     if result == "input" and set(g.stride) != {1}:
-        return _strided_input_to_onednn(plan, g, c, o) if o <= most else None
+        return _strided_input_to_onednn(plan, g, c, o, few) if o <= most else None
     if result == "input":
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
@@ -210,11 +210,10 @@ def _to_onednn(
     return () if not few or _is_fast_at_few(g, c, o) else None
 
 
-def _strided_input_to_onednn(plan: Plan, g: Geometry, c: int, o: int) -> Plan | None:
+def _strided_input_to_onednn(plan: Plan, g: Geometry, c: int, o: int, few: bool) -> Plan | None:
     """The same for a strided input gradient: one convolution whose channels are all phases, or one
     for each phase."""
-    few = c * o <= xla_cpu.FEW_CHANNELS
-    along_rows = few and not g.channels_last and xla_cpu.fits_rows(g)
+    along_rows = few and xla_cpu.lies_along_rows(g)
     if g.groups > 1 and not along_rows and _pays_as_channels(g, c, o):
         return ("stride_to_channels",)
     copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
@@ -254,7 +253,7 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
 def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: Plan) -> bool:
     """Whether oneDNN is faster than XLA's multiply-adds, or one product, without groups."""
     summed = c if result == "output" else o
-    if summed == 1 or c * o * g.taps <= FEW_PRODUCTS_IN_ALL:
+    if summed == 1 or c * o * g.taps <= MULTIPLY_ADDS_IN_ALL:
         return False
     if result == "input" and by_xla[-1] not in xla_cpu.ARITHMETIC:
         return False
@@ -263,7 +262,7 @@ def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: P
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
     """The same for few channels to a group, and multiply-adds."""
-    along_rows = xla_cpu.fits_rows(g) and not g.channels_last
+    along_rows = xla_cpu.lies_along_rows(g)
     if g.taps == 1:
         return False
     if c * o == 1:

@@ -229,7 +229,7 @@ def _row_of_y(y: jax.Array, image: Any, place: list[Any], rows: _Rows) -> jax.Ar
     """`(images, windows, O/groups, groups)`"""
     sizes = [rows.images] + [1] * (len(place) - 1) + [rows.width, y.shape[-1]]
     row = lax.dynamic_slice(y, [image, *place, 0], sizes, allow_negative_indices=False)
-    return row.reshape(*row.shape[:1], rows.width, -1, rows.geometry.groups)
+    return row.reshape(rows.images, rows.width, -1, rows.geometry.groups)
 
 
 def _start(g: Geometry, place: Sequence[Any], tap: Sequence[Any]) -> list[Any]:

@@ -225,9 +225,9 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
     in_all = c * o * g.taps
     if in_all > FEW_PRODUCTS_IN_ALL and (c > 1 or o > CHANNEL_TILE):
         return None
-    product_pays = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
-    product_pays = product_pays and not takes_few_along_rows(g, c)
-    if product_pays and g.num_spatial_dims < 3 and one_device:
+    several = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
+    product_pays = several and g.num_spatial_dims < 3 and not takes_few_along_rows(g, c)
+    if product_pays and one_device:
         by_product = ("blocks", *moved, "fit", "taps_to_channels", "direct")
         return _along_moved_rows(g, c, o, one_device) or by_product
     return _multiply_adds(g, c, o, one_device, moved)
@@ -252,8 +252,7 @@ def _multiply_adds(
     """For a result of `channels`, if each is a sum over few taps of `summed` others."""
     if summed * g.taps > FEW_PRODUCTS:
         return _along_moved_rows(g, summed, channels, one_device)
-    along_rows = fits_rows(g) and not g.channels_last
-    return ("fit", "taps") if along_rows else (*moved, "fit", "taps_in_steps")
+    return ("fit", "taps") if lies_along_rows(g) else (*moved, "fit", "taps_in_steps")
 
 
 def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool) -> Plan | None:
@@ -265,7 +264,12 @@ def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool)
 def takes_few_along_rows(g: Geometry, summed: int) -> bool:
     """Whether an element of a result takes few multiply-adds, along rows that lie so already."""
     few = summed * g.taps <= FEW_PRODUCTS
-    return few and fits_rows(g) and not g.channels_last and set(g.stride) == {1}
+    return few and lies_along_rows(g) and set(g.stride) == {1}
+
+
+def lies_along_rows(g: Geometry) -> bool:
+    """Whether rows of an image are vectors as they lie."""
+    return fits_rows(g) and not g.channels_last
 
 
 def fits_rows(g: Geometry) -> bool:
