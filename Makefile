@@ -54,7 +54,7 @@ bench: $(call needs,bench)
 	$(call measure,run)
 	$(call measure,models)
 ifeq ($(DEVICE),cpu)
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(call measure,models,-huge-pages)
+	$(call measure,models,-small-heaps) --small-heaps
 endif
 	$(call measure,sweep)
 	$(call measure,compile_cost)

@@ -22,7 +22,7 @@ from benchmarks.architectures import Model
 from benchmarks.contestants import compile_together
 from benchmarks.timing import median_times
 
-JAX_CONTESTANTS = {
+JAX_CONTESTANTS: dict[str, Any] = {
     "jaxconv last": {"library": "jaxconv", "data_format": "channels_last"},
     "jaxconv first": {"library": "jaxconv", "data_format": "channels_first"},
     "linen": {"library": "linen", "data_format": "channels_last"},
@@ -33,6 +33,8 @@ TORCH_CONTESTANTS = {
     "torch compiled": {"channels_last": True, "compiled": True},
 }
 KIND = "step"
+SMALL_HEAPS = {"xla_multiheap_size_constraint_per_heap": 16 << 20}
+"""Options for jit: a step's temporaries in heaps small enough, below 32 MiB, for glibc to keep."""
 
 
 def batch_for(model: Model) -> tuple[np.ndarray, np.ndarray]:
@@ -59,14 +61,15 @@ def torch_contestants(model: Model, device: str) -> dict[str, dict[str, bool]]:
 
 
 def contests(
-    models: Sequence[Model], dtype: str, device: str, names: Sequence[str], seconds: float
-) -> Iterator[tuple[Model, dict[str, float], run.Failures]]:
-    """Median seconds of a step, and reasons for what is missing."""
+    models: Sequence[Model], dtype: str, device: str, names: Sequence[str], seconds: float,
+    compiler_options: dict[str, Any] | None = None,
+) -> Iterator[tuple[Model, dict[str, float], run.Failures]]:  # fmt: skip
+    """Median seconds of a step, and reasons for what is missing; `compiler_options` are JAX's."""
     jax_names = [name for name in names if name in JAX_CONTESTANTS]
     torch_names = [name for name in names if name in TORCH_CONTESTANTS]
     for model in models:
         batch, failed = batch_for(model), {}
-        contestants = _compiled(model, batch, dtype, jax_names, failed)
+        contestants = _compiled(model, batch, dtype, jax_names, compiler_options, failed)
         module = models_torch.initial(model)
         for training in contestants.values():
             training.start(models_torch.weights(module))
@@ -88,15 +91,17 @@ def contests(
 
 
 def _compiled(
-    model: Model, batch: tuple, dtype: str, names: Sequence[str], failed: run.Failures
-) -> dict[str, Any]:
+    model: Model, batch: tuple, dtype: str, names: Sequence[str],
+    compiler_options: dict[str, Any] | None, failed: run.Failures,
+) -> dict[str, Any]:  # fmt: skip
     """The contestants of JAX; the reasons for what is missing go to `failed`."""
     builders = {
         name: functools.partial(
-            models_jax.Training, model, *batch, dtype=dtype, **JAX_CONTESTANTS[name]
+            models_jax.Training, model, *batch, dtype=dtype,
+            compiler_options=compiler_options, **JAX_CONTESTANTS[name],
         )
         for name in names
-    }
+    }  # fmt: skip
     trainings = run.attempt(builders, failed)
     failed |= (failures := compile_together(trainings))
     return {name: training for name, training in trainings.items() if name not in failures}
@@ -135,6 +140,7 @@ def main() -> None:
         "--names", nargs="*", choices=names, default=[name for name in names if name != "linen"]
     )
     parser.add_argument("--size", choices=architectures.SIZES, help="by default the device's")
+    parser.add_argument("--small-heaps", action="store_true", help="for the temporaries of JAX")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     if args.check:
@@ -147,9 +153,14 @@ def main() -> None:
         parser.error("--json is for the report, which knows nothing of tiny networks")
     run.prepare_torch()
     record = records.new("models", args.device, args.dtype, size=size)
+    if args.small_heaps:
+        record["setting"] = "small heaps"
+    options = SMALL_HEAPS if args.small_heaps else None
     print(record["environment"], flush=True)
     models = run.selected(args.pattern, architectures.models(size))
-    for model, times, failed in contests(models, args.dtype, args.device, args.names, args.seconds):
+    for model, times, failed in contests(
+        models, args.dtype, args.device, args.names, args.seconds, options
+    ):
         record["seconds"][model.name] = {KIND: times}
         if failed:
             record["failed"][model.name] = failed

@@ -142,6 +142,7 @@ class Training:
     def __init__(
         self, model: a.Model, x: np.ndarray, target: np.ndarray, *,
         dtype: str, library: str = "jaxconv", data_format: str = "channels_last",
+        compiler_options: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.model, self.library, self.data_format = model, library, data_format
         compute = DTYPES[dtype]
@@ -156,7 +157,7 @@ class Training:
         # A test's float64 is JAX's only with `jax_enable_x64`.
         self.batch = jnp.asarray(x, compute), jnp.asarray(target)
         self.shapes = jax.eval_shape(self.network.init, jax.random.key(0), self.batch[0])
-        self._step: Any = jax.jit(self._update, donate_argnums=0)
+        self._step: Any = jax.jit(self._update, donate_argnums=0, compiler_options=compiler_options)
 
     def _loss(self, params, statistics, x, target):
         outputs, changed = self.network.apply(

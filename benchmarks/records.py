@@ -1,8 +1,9 @@
 """What a run writes: a JSON file that holds, at any moment, everything measured so far.
 
     kind          "layers", "models", "sweep" or "compile_cost"
-    environment   date, platform, device, versions; pages, if it asks for "huge pages"
+    environment   date, platform, device, versions
     dtype
+    setting       what is unusual about the run, if anything
     seconds       {workload: {"f" or "f+b" or "step": {contestant: median seconds}}}
     failed        {workload: {contestant: reason}}
     note          what a reader has to know, if anything
@@ -23,8 +24,6 @@ import jax
 import torch
 
 FOLDER = Path(__file__).parent / "results"
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""With this in `GLIBC_TUNABLES`, fresh memory comes in pages of 2 MiB."""
 
 
 def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
@@ -36,8 +35,6 @@ def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
         "flax": flax.__version__,
         "torch": torch.__version__,
     }
-    if HUGE_PAGES in os.environ.get("GLIBC_TUNABLES", ""):
-        environment["pages"] = "huge pages"
     record = {"kind": kind, "environment": environment, "dtype": dtype, **others}
     return {**record, "seconds": {}, "failed": {}}
 
@@ -80,9 +77,8 @@ def load(kind: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 
 def title(record: Mapping[str, Any]) -> str:
-    """Device, dtype, and pages if they are huge."""
-    environment = record["environment"]
-    words = [environment["device"], record["dtype"], environment.get("pages")]
+    """Device, dtype, and what is unusual."""
+    words = [record["environment"]["device"], record["dtype"], record.get("setting")]
     return ", ".join(filter(None, words))
 
 

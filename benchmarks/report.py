@@ -253,8 +253,8 @@ INTRODUCTION = """# Speed
 - Targets: geometric mean of layers against torch at most 0.9 (`f`) and 0.8 (`f+b`) on a CPU, 0.8 on a GPU; no layer above 1.5 on a CPU, 1.25 on a GPU; no training step above 1; nothing above 1.05 times plain lax, where lax has channels last and the weight layout it likes best.
 - The floor is the larger of bytes over the rate of a large copy (each operand read once, each result written once) and FLOPs over the rate of a large matrix product, both measured in the same run. What stays in a cache may go below it.
 - float32 on a GPU means TF32 products in both libraries.
-- With huge pages, all contestants run under `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: see [Known issues](known-issues.md).
 - A training step is forward, backward and an update by Adam, jitted with its state donated, against torch with its fused Adam. In bfloat16 both compute in bfloat16, with float32 parameters and optimizer state: jaxconv's and Flax's layers cast their parameters, torch computes in a bfloat16 copy that is refreshed after each update (batch norms stay float32).
+- With small heaps, JAX's steps are jitted with an option that keeps their temporaries in memory that the process has: see [Known issues](known-issues.md).
 """  # noqa: E501
 
 

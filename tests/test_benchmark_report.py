@@ -42,13 +42,12 @@ def test_later_measurements_hold_and_others_stay(folder):
     assert record["failed"] == {"patchify": {"jaxconv last": "no memory"}}
 
 
-def test_runs_with_huge_pages_stay_apart(folder, monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.check=0:{records.HUGE_PAGES}")
+def test_runs_with_a_setting_of_their_own_stay_apart(folder):
     record = _record("2026-01-03", dense={"jaxconv last": 2.0, "torch": 2.0})
-    record["environment"]["pages"] = records.new("layers", "cpu", "float32")["environment"]["pages"]
+    record["setting"] = "small heaps"
     (folder / "d.json").write_text(json.dumps(record))
     titles = [report.title(record) for record in records.load("layers", folder)]
-    assert titles == ["A Box, 2 cores, float32", "A Box, 2 cores, float32, huge pages"]
+    assert titles == ["A Box, 2 cores, float32", "A Box, 2 cores, float32, small heaps"]
 
 
 def test_tables_mark_what_misses_its_target(folder):
