@@ -390,15 +390,33 @@ def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
 
 @available
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_all_phases_of_strided_groups_are_one_call_if_the_stride_divides_the_kernel(channels_last):
-    g = Geometry((11, 9), (6, 4), (5, 4), (2, 2), (3, 1), (1, 1), 2, channels_last)
-    plan = cpu.choose("input", g, 16, 20, Setting(jnp.float32, images=3))
-    assert plan[-2:] == ("stride_to_channels", "onednn" if channels_last else "onednn_in_parts")
-    _, w, _ = _arrays((2, 16, *g.input_size), (20, 8, *g.kernel_size), 20)
-    size = (3, *g.output_size, 20) if channels_last else (3, 20, *g.output_size)
-    y = jnp.asarray(np.random.default_rng(1).normal(size=size), jnp.float32)
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "groups", "channels", "calls"),
+    [
+        ((5, 4), (6, 4), (2, 2), 2, (16, 20), 1),
+        ((5, 4), (6, 4), (3, 2), 2, (32, 40), 3),  # Of the first axis apart.
+        ((5, 4), (6, 4), (1, 2), 2, (32, 40), 1),
+        ((2, 5, 4), (4, 6, 4), (2, 3, 2), 1, (5, 7), 2),
+        ((2, 5, 4), (4, 3, 6), (1, 1, 2), 1, (5, 7), 1),
+        ((2, 5, 4), (3, 4, 6), (2, 2, 2), 1, (5, 7), 0),  # Odd: XLA's, phase by phase,
+        ((24, 14, 12), (3, 4, 6), (2, 2, 2), 1, (5, 192), 8),  # or oneDNN's, of large images.
+    ],
+)
+def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
+    size, kernel_size, stride, groups, channels, calls, channels_last
+):
+    c, o = channels
+    n = len(size)
+    input_size = tuple(
+        (windows - 1) * s + k - 2 for windows, s, k in zip(size, stride, kernel_size, strict=True)
+    )
+    g = Geometry(input_size, kernel_size, size, stride, (1,) * n, (1,) * n, groups, channels_last)
+    plan = cpu.choose("input", g, c, o, Setting(jnp.float32, images=3))
+    _, w, _ = _arrays((3, c, *input_size), (o, c // groups, *kernel_size), o)
+    shape = (3, *size, o) if channels_last else (3, o, *size)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
     form = functools.partial(plans.carry_out, plan, "input", g=g)
-    assert _program(form, y, w).count(f"{CALL}convolution") == 1
+    assert _program(form, y, w).count(f"{CALL}convolution") == calls
     oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
 
 

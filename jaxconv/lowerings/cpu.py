@@ -7,7 +7,6 @@ groups.
 """
 
 import dataclasses
-import functools
 import math
 
 from jaxconv.geometry import Geometry
@@ -41,6 +40,9 @@ PAIR = 4
 MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
 """Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
 convolution that gives all of them: in all, and below which to a channel of y."""
+
+MOST_TO_A_PHASE = 1 << 12
+"""Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
 
 MULTIPLY_ADDS_IN_ALL = 240
 """Products to all channels of an element up to which XLA's multiply-adds are faster, if several
@@ -85,12 +87,17 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
+    moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
+    if result == "input" and set(g.stride) != {1}:
+        c, o = in_channels // g.groups, out_channels // g.groups
+        changed = _strided_input_to_onednn(plan, g, c, o, most, setting.images)
+        return (*moved, *changed, "onednn") if changed else None
     changed = _to_onednn(plan, result, g, in_channels, out_channels, most)
     if changed is None:
         return None
     computation = "onednn" if math.isinf(most) else "onednn_in_parts"
-    return (*xla_cpu.channels_moved(g, setting.one_device), *changed, computation)
+    return (*moved, *changed, computation)
 
 
 def _most_summed(g: Geometry, in_channels: int, out_channels: int, images: int | None) -> float:
@@ -197,8 +204,6 @@ def _to_onednn(
     by_xla = xla_cpu.few_products(result, g, c, o, one_device=True) if g.groups == 1 else None
     if by_xla and not _is_fast_at_few_products(result, g, c, o, by_xla):
         return None
-    if result == "input" and set(g.stride) != {1}:
-        return _strided_input_to_onednn(plan, g, c, o, few) if o <= most else None
     if result == "input":
         g, c, o = g.exchanged(), o, c
     if not onednn.fits(g, c * g.groups, o * g.groups):
@@ -210,30 +215,64 @@ def _to_onednn(
     return () if not few or _is_fast_at_few(g, c, o) else None
 
 
-def _strided_input_to_onednn(plan: Plan, g: Geometry, c: int, o: int, few: bool) -> Plan | None:
-    """The same for a strided input gradient: one convolution whose channels are all phases, or one
-    for each phase."""
-    along_rows = few and xla_cpu.lies_along_rows(g)
-    if g.groups > 1 and not along_rows and _pays_as_channels(g, c, o):
-        return ("stride_to_channels",)
-    copied = g.num_spatial_dims == 3 and plan[-2:] == ("taps_to_channels", "direct")
-    if not copied and (g.groups == 1 or few):
+def _strided_input_to_onednn(
+    plan: Plan, g: Geometry, c: int, o: int, most: float, images: int | None
+) -> Plan | None:
+    """The same for a strided input gradient: a convolution for each phase, or fewer."""
+    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return None
+    as_channels = _phases_as_channels(g, c, o)
+    if as_channels or not _pays_by_phases(plan, g, c, o, most, images):
+        return as_channels
     fit = all(onednn.fits(part.exchanged(), o * g.groups, c * g.groups) for part in _phases(g))
     return ("phases",) if fit else None
 
 
-def _pays_as_channels(g: Geometry, c: int, o: int) -> bool:
-    """Whether all phases of x are better the channels of one convolution."""
-    if c == 1 or not divides(g) or is_patchify(g):
+def _pays_by_phases(
+    plan: Plan, g: Geometry, c: int, o: int, most: float, images: int | None
+) -> bool:
+    if g.groups > 1:
+        return o <= most and c * o > xla_cpu.FEW_CHANNELS
+    if g.num_spatial_dims < 3:
         return False
-    strided = (axis for axis, s in enumerate(g.stride) if s > 1)
-    part = functools.reduce(
-        lambda g, axis: changes.stride_to_channels(g, axis).parts[0], strided, g
-    )
-    channels = c * math.prod(g.stride)
-    suits = channels <= MANY_PHASES and channels < PHASES_TO_A_CHANNEL * o
-    return suits and onednn.fits(part.exchanged(), o * g.groups, channels * g.groups)
+    if plan[-2:] == ("taps_to_channels", "direct"):
+        return o <= most
+    copies = (images or 1) * g.kernel_size[0] * o * math.prod(g.output_size)
+    return copies > SMALL_COPIES and o * g.taps <= MOST_TO_A_PHASE * math.prod(g.stride)
+
+
+def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
+    """Where all phases are better the channels of one convolution, or of one for each phase of the
+    first axis, which multiplies fewer zeros."""
+    n, phases = g.num_spatial_dims, math.prod(g.stride)
+    if not divides(g) or is_patchify(g) or o * g.taps > MOST_TO_A_PHASE * phases:
+        return None
+    if g.groups > 1 and not _pays_grouped(g, c, o, c * phases):
+        return None
+    if g.groups == 1 and n < 3:
+        return None
+    apart = g.stride[0] > 1 and (g.groups == 1 or (n == 2 and c >= LANES))
+    channels = c * math.prod(g.stride[apart:])
+    parts = changes.phases(g, 0).parts if apart else (g,)
+    for part in map(_stride_to_channels, parts):
+        if not onednn.fits(part.exchanged(), o * g.groups, channels * g.groups):
+            return None
+    return ("phases:0", "stride_to_channels") if apart else ("stride_to_channels",)
+
+
+def _pays_grouped(g: Geometry, c: int, o: int, phases: int) -> bool:
+    """Whether oneDNN is fast at that for groups, with all `phases` of a group's channels of x."""
+    if c == 1 or (c * o <= xla_cpu.FEW_CHANNELS and xla_cpu.lies_along_rows(g)):
+        return False
+    return phases <= MANY_PHASES and phases < PHASES_TO_A_CHANNEL * o
+
+
+def _stride_to_channels(g: Geometry) -> Geometry:
+    """Along all axes."""
+    for axis, s in enumerate(g.stride):
+        if s > 1:
+            (g,) = changes.stride_to_channels(g, axis).parts
+    return g
 
 
 def _phases(g: Geometry) -> list[Geometry]:
