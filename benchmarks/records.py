@@ -24,6 +24,8 @@ import jax
 import torch
 
 FOLDER = Path(__file__).parent / "results"
+NHWC = "--xla_gpu_force_conv_nhwc"
+"""The flag with which XLA leaves channels last to cuDNN over three axes too."""
 
 
 def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     record = {"kind": kind, "environment": environment, "dtype": dtype, **others}
+    if NHWC in os.environ.get("XLA_FLAGS", ""):
+        record["setting"] = "NHWC"
     return {**record, "seconds": {}, "failed": {}}
 
 

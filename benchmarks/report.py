@@ -255,6 +255,7 @@ INTRODUCTION = """# Speed
 - float32 on a GPU means TF32 products in both libraries.
 - A training step is forward, backward and an update by Adam, jitted with its state donated, against torch with its fused Adam. In bfloat16 both compute in bfloat16, with float32 parameters and optimizer state: jaxconv's and Flax's layers cast their parameters, torch computes in a bfloat16 copy that is refreshed after each update (batch norms stay float32).
 - With small heaps, JAX's steps are jitted with an option that keeps their temporaries in memory that the process has: see [Known issues](known-issues.md).
+- NHWC means layers over three axes, and a network of them, run under `XLA_FLAGS=--xla_gpu_force_conv_nhwc=true`: see [Known issues](known-issues.md).
 """  # noqa: E501
 
 

@@ -244,11 +244,12 @@ def test_every_rule_gives_a_plan_that_equals_the_direct_form(name, per_group, on
     _assert_rules_equal_the_direct_form(choose, g, per_group, one_device)
 
 
-def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device):
+def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device, dtype=jnp.float64):
+    """In float64; `dtype` is what the rule is told."""
     c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
         ab = _operands(result, g, per_group)
-        plan = choose(result, g, c, o, Setting(jnp.float64, one_device, len(ab[0])))
+        plan = choose(result, g, c, o, Setting(dtype, one_device, len(ab[0])))
         form = functools.partial(plans.carry_out, plan, result, g=g)
         actual = jax.jit(form)(*ab)
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
@@ -291,6 +292,34 @@ def test_rules_for_many_channels_give_plans_that_equal_the_direct_form(name, cha
     per_group, g = WIDE_LAYERS[name]
     g = dataclasses.replace(g, channels_last=channels_last)
     _assert_rules_equal_the_direct_form(choose, g, per_group, one_device=True)
+
+
+THREE_AXES = {
+    "dense": _geometry((4, 5, 9), (3, 2, 3), (1, 1, 1), (1, 0, 1)),
+    "strided": _geometry((6, 5, 9), (3, 2, 3), (2, 1, 2), (1, 0, 1)),
+    "divides": _geometry((6, 7, 9), (2, 3, 4), (2, 1, 2), (0, 1, 1)),
+    "patches": _geometry((6, 7, 8), (2, 3, 2), (2, 3, 2), (0, 0, 0)),
+    "dilated": _geometry((9, 8, 10), (3, 2, 3), (1, 1, 1), (2, 1, 1), d=(2, 2, 3)),
+    "dilated-planes": _geometry((4, 9, 10), (3, 2, 3), (1, 1, 1), (1, 2, 2), d=(1, 3, 2)),
+    "dilated-far": _geometry((5, 8, 7), (3, 3, 2), (1, 1, 1), (4, 7, 6), d=(4, 7, 6)),
+    "dilated-strided": _geometry((9, 8, 10), (3, 2, 3), (2, 2, 3), (2, 1, 2), d=(2, 2, 3)),
+    "dilated-groups": _geometry((8, 8, 9), (3, 3, 2), (1, 1, 1), (2, 3, 2), d=(2, 3, 2), groups=3),
+}
+
+
+@pytest.mark.parametrize(
+    "flags", ["", f"--xla_a=1 {gpu.CHANNELS_LAST_FLAG}=true"], ids=["", "nhwc"]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", THREE_AXES)
+def test_rules_of_a_gpu_for_three_axes_equal_the_direct_form(name, dtype, flags, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    g = THREE_AXES[name]
+    _assert_rules_equal_the_direct_form(gpu.choose, g, (16, 9), one_device=True, dtype=dtype)
+    # With channels last, cuDNN has code as good for three axes as for two.
+    direct = ("convolution",)
+    if g.groups == 1:
+        assert (gpu.choose("output", g, 16, 9, Setting(dtype)) == direct) == bool(flags)
 
 
 @pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])

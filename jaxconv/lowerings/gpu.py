@@ -6,6 +6,7 @@ product, or to plain arithmetic over the taps.
 """
 
 import math
+import os
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,8 +31,11 @@ FEW_TAPS = 64
 DEEP = 7
 """Up to this depth of a kernel, cuDNN has code for groups over three axes."""
 
-MOST_COPIES = 2
-"""So many times an image may be copied to rid it of dilation."""
+MOST_COPIES = {1: 2, 2: 2, 3: 4}
+"""By axes, how many times as large an image may become to be rid of dilation."""
+
+CHANNELS_LAST_FLAG = "--xla_gpu_force_conv_nhwc"
+"""With this among XLA's flags, it gives cuDNN images over three axes with channels last too."""
 
 NARROW = 5
 """Up to this width, cuDNN has a weight gradient in float32 for depthwise kernels however tall."""
@@ -131,20 +135,50 @@ def _longest_column(g: Geometry) -> int:
 
 
 def _dense(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
+    if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
+        return _dense_3d(result, g, c, dtype)
     if is_patchify(g):
         return ("stride_to_channels", "direct")
     if g.taps == 1 and result == "weight":
         return ("taps_to_channels", "direct")  # A product over the elements that are met.
-    if g.num_spatial_dims == 3 and g.kernel_size[0] > 1:
-        by_depth = (*STACKED_PLANES, "direct")
-        if result == "input" and max(g.stride) > 1 and jnp.finfo(dtype).bits < 32:
-            return ("stride_to_channels", *by_depth) if divides(g) else ("convolution",)
-        return by_depth
     if _is_dilated_weight(result, g):
         return _dilated_weight(g, c, o)
     if result == "input" and set(g.stride) == {1} and g.taps > 1:
         return ("exchange", "convolution")  # cuDNN has the faster code for a forward one.
     return ("convolution",)
+
+
+def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
+    """Over planes, with depth taps as channels: left to itself, XLA gives cuDNN images over three
+    axes with channels first, for which it has to copy them, and cuDNN has slower code."""
+    by_planes, half = (*STACKED_PLANES, "direct"), jnp.finfo(dtype).bits < 32
+    strided_input = result == "input" and max(g.stride) > 1
+    if _is_dilated_weight(result, g):
+        return (*_without_dilation(g), *by_planes)
+    if _keeps_channels_last() and c * g.kernel_size[0] > FEW_IN_IMAGE:
+        if strided_input and divides(g) and not is_patchify(g):
+            return ("stride_to_channels", "direct")
+        by_cudnn = half or result == "output" or strided_input or is_patchify(g)
+        return ("convolution",) if by_cudnn else by_planes
+    if is_patchify(g):
+        return ("stride_to_channels", "direct")
+    if strided_input and half:
+        return ("stride_to_channels", *by_planes) if divides(g) else ("convolution",)
+    return by_planes
+
+
+def _keeps_channels_last() -> bool:
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return any(flag in flags for flag in (CHANNELS_LAST_FLAG, f"{CHANNELS_LAST_FLAG}=true"))
+
+
+def _without_dilation(g: Geometry) -> Plan:
+    """Changes of a weight gradient over three axes, that rid at least planes of dilation. Those of
+    depth taps are taken apart anyway."""
+    if _phases_are_dense(g):
+        return ("phases",)
+    (planes,) = changes.first_axis_to_batch(g).parts
+    return ("dilation_to_batch:-1", "dilation_to_batch:-2") if _pays_apart(planes) else ()
 
 
 def _is_dilated_weight(result: str, g: Geometry) -> bool:
@@ -153,15 +187,26 @@ def _is_dilated_weight(result: str, g: Geometry) -> bool:
 
 
 def _dilated_weight(g: Geometry, c: int, o: int) -> Plan:
-    if all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True)):
-        return ("phases", "direct")  # None of which is dilated.
-    few_slices = set(g.stride) == {1} or max(g.dilation) <= FEW_TAPS
-    if few_slices and _windows_apart(g) <= MOST_COPIES * math.prod(g.input_size):
+    if _phases_are_dense(g):
+        return ("phases", "direct")
+    if _pays_apart(g):
         return ("dilation_to_batch", "direct")
     if g.taps > FEW_TAPS:
         return ("convolution",)
     narrower_first = ("exchange",) if o < c else ()  # Of which a copy is made for each tap.
     return (*narrower_first, "sum_over_taps", "direct")
+
+
+def _phases_are_dense(g: Geometry) -> bool:
+    """Whether none of the phases of a stride is dilated."""
+    return all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True))
+
+
+def _pays_apart(g: Geometry) -> bool:
+    """Whether every d-th window is worth an image of its own."""
+    few_slices = set(g.stride) == {1} or max(g.dilation) <= FEW_TAPS
+    most = MOST_COPIES[g.num_spatial_dims] * math.prod(g.input_size)
+    return few_slices and _windows_apart(g) <= most
 
 
 def _windows_apart(g: Geometry) -> int:
