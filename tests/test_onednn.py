@@ -463,15 +463,18 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
 
 
 @available
-@pytest.mark.parametrize(("multiplier", "repeats"), [(2, True), (3, True), (4, False)])
-def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
-    """Up to 3; the bias is still added in the same call."""
+@pytest.mark.parametrize(
+    ("multiplier", "stride", "repeats"),
+    [(2, 1, True), (3, 1, True), (4, 1, False), (2, 2, True), (3, 2, False)],
+)
+def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, stride, repeats):
+    """The bias is still added in the same call."""
     x, w, bias = _arrays((2, 18, 9, 11), (18 * multiplier, 1, 5, 4), 18 * multiplier)
-    layer = functools.partial(jaxconv.conv2d, groups=18)
+    layer = functools.partial(jaxconv.conv2d, groups=18, stride=stride)
     program = _program(layer, x, w, bias)
     assert program.count(CALL) == 1
     assert (f"feature_groups\\22: {18 * multiplier}" in program) == repeats
-    exact = functools.partial(oracle.F.conv2d, groups=18)
+    exact = functools.partial(oracle.F.conv2d, groups=18, stride=stride)
     _assert_value_and_gradients_agree(layer, exact, x, w, bias)
 
 
@@ -480,7 +483,6 @@ def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, repeats):
     ("size", "stride", "padding", "by_product"),
     [
         ((64, 64), 1, 0, True),
-        ((128, 127), 2, 0, True),
         ((64, 63), 1, 0, False),  # The bias is no long work.
         ((64, 64), 1, 1, False),
     ],
@@ -497,6 +499,25 @@ def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(size, stride, paddi
     actual = jax.jit(layer)(image, w, bias)
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = oracle.F.conv2d(*operands, stride=stride, padding=padding).numpy()
+    oracle.assert_close(actual, np.moveaxis(expected, 1, -1), 2e-6)
+
+
+@available
+@pytest.mark.parametrize(
+    ("kernel_size", "groups"), [((1, 1), 1), ((3, 2), 1), ((5, 4), 18), ((2, 5), 3)]
+)
+def test_rows_and_columns_that_make_no_window_are_not_cut_off(kernel_size, groups):
+    """That would be a copy of all others."""
+    x, w, bias = _arrays((2, 18, 12, 14), (18, 18 // groups, *kernel_size), 18)
+    kwargs = {"stride": (4, 3), "groups": groups}
+    layer = functools.partial(jaxconv.conv2d, data_format="channels_last", **kwargs)
+    image = np.moveaxis(x, 1, -1)
+    for program in (_program(layer, image, w), _program(layer, image, w, bias)):
+        assert program.count(f"{CALL}convolution") == 1
+        assert "slice" not in program
+    actual = jax.jit(layer)(image, w, bias)
+    operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
+    expected = oracle.F.conv2d(*operands, **kwargs).numpy()
     oracle.assert_close(actual, np.moveaxis(expected, 1, -1), 2e-6)
 
 

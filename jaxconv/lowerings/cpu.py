@@ -49,7 +49,10 @@ MULTIPLY_ADDS_IN_ALL = 240
 channels are summed."""
 
 MULTIPLIER = 4
-"""Channels of y to one of x from which oneDNN is fast without help."""
+"""Channels of y to one of x from which oneDNN is fast without help, and one fewer with a stride."""
+
+LARGE_COPY = 1 << 23
+"""More numbers would be copied to memory that is fresh each time."""
 
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
@@ -69,7 +72,9 @@ def _fastest(
     if result == "input" and _is_better_one_product(g, in_channels, out_channels, setting.images):
         return (*xla_cpu.channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
     multiplier = out_channels // g.groups
-    if 1 < g.groups == in_channels < out_channels and _pays_repeated(result, g, multiplier):
+    if 1 < g.groups == in_channels < out_channels and _pays_repeated(
+        result, g, multiplier, setting.images
+    ):
         depthwise = dataclasses.replace(g, groups=out_channels)
         by_onednn = _by_onednn(plan, result, depthwise, out_channels, out_channels, setting)
         if by_onednn:
@@ -85,10 +90,12 @@ def _by_onednn(
         return ("stride_to_channels" if is_patchify(g) else "taps_to_channels", "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
-    if result == "output" and g.channels_last and _is_one_product(g):
-        return ("taps_to_channels", "onednn")
     moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
+    if result == "output" and g.channels_last and _is_one_product(g):
+        strided = set(g.stride) != {1} and in_channels <= most
+        as_it_lies = strided and onednn.fits(g, in_channels, out_channels)
+        return ("onednn",) if as_it_lies else ("taps_to_channels", "onednn")
     if result == "input" and set(g.stride) != {1}:
         c, o = in_channels // g.groups, out_channels // g.groups
         changed = _strided_input_to_onednn(plan, g, c, o, most, setting.images)
@@ -150,10 +157,11 @@ def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
     return not xla_cpu.takes_few_along_rows(g, o)
 
 
-def _pays_repeated(result: str, g: Geometry, multiplier: int) -> bool:
+def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None) -> bool:
     """Whether a depthwise form of x with its channels repeated is faster."""
     if result == "output":
-        return multiplier < MULTIPLIER
+        copied = (images or 1) * multiplier * g.groups * math.prod(g.input_size)
+        return multiplier + (max(g.stride) > 1) < MULTIPLIER and copied <= LARGE_COPY
     return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
 
 
@@ -306,7 +314,8 @@ def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
         return False
     if c * o == 1:
         return g.taps > (xla_cpu.FEW_GATHERS if along_rows else xla_cpu.SMALL_KERNEL - 1)
-    if c == 1 and o >= MULTIPLIER:
+    wide = g.num_spatial_dims > 1 and min(g.kernel_size) > 1 and g.taps >= xla_cpu.SMALL_KERNEL
+    if c == 1 and (o >= MULTIPLIER or (wide and not along_rows)):
         return True
     if g.taps * c > xla_cpu.FEW_TAPS:
         return True

@@ -44,8 +44,9 @@ def convolution(
 
     The axes of the kernel are those of its output channels, input channels, and space."""
     low, high = g.padding_low, g.padding_high
-    for axis, before, after in zip(g.spatial_axes, low, high, strict=True):
-        x = crop(x, axis, max(-before, 0), max(-after, 0))
+    for axis, before, after, s in zip(g.spatial_axes, low, high, g.stride, strict=True):
+        surplus = max(-after, 0)  # What does not make another window may stay.
+        x = crop(x, axis, max(-before, 0), surplus - surplus % s)
     image = {
         "dims": x.ndim,
         "data": {"batch_dim": 0, "feature_dim": x.ndim - 1, "spatial_dims": g.spatial_axes},
