@@ -483,6 +483,7 @@ def test_a_depthwise_multiplier_repeats_the_channels_of_x(multiplier, stride, re
     ("size", "stride", "padding", "by_product"),
     [
         ((64, 64), 1, 0, True),
+        ((128, 127), 2, 0, True),
         ((64, 63), 1, 0, False),  # The bias is no long work.
         ((64, 64), 1, 1, False),
     ],
@@ -504,7 +505,7 @@ def test_a_kernel_of_one_tap_is_a_product_that_adds_the_bias(size, stride, paddi
 
 @available
 @pytest.mark.parametrize(
-    ("kernel_size", "groups"), [((1, 1), 1), ((3, 2), 1), ((5, 4), 18), ((2, 5), 3)]
+    ("kernel_size", "groups"), [((1, 1), 3), ((3, 2), 1), ((5, 4), 18), ((2, 5), 3)]
 )
 def test_rows_and_columns_that_make_no_window_are_not_cut_off(kernel_size, groups):
     """That would be a copy of all others."""

@@ -90,12 +90,10 @@ def _by_onednn(
         return ("stride_to_channels" if is_patchify(g) else "taps_to_channels", "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
+    if result == "output" and g.channels_last and _is_one_product(g):
+        return ("taps_to_channels", "onednn")
     moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
-    if result == "output" and g.channels_last and _is_one_product(g):
-        strided = set(g.stride) != {1} and in_channels <= most
-        as_it_lies = strided and onednn.fits(g, in_channels, out_channels)
-        return ("onednn",) if as_it_lies else ("taps_to_channels", "onednn")
     if result == "input" and set(g.stride) != {1}:
         c, o = in_channels // g.groups, out_channels // g.groups
         changed = _strided_input_to_onednn(plan, g, c, o, most, setting.images)
