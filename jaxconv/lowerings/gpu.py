@@ -168,8 +168,9 @@ def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
 
 
 def _keeps_channels_last() -> bool:
+    """Whether that flag is set."""
     flags = os.environ.get("XLA_FLAGS", "").split()
-    return any(flag in flags for flag in (CHANNELS_LAST_FLAG, f"{CHANNELS_LAST_FLAG}=true"))
+    return any(CHANNELS_LAST_FLAG + value in flags for value in ("", "=true", "=1"))
 
 
 def _without_dilation(g: Geometry) -> Plan:
