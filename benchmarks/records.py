@@ -23,9 +23,9 @@ import flax
 import jax
 import torch
 
+from jaxconv.lowerings.gpu import keeps_channels_last
+
 FOLDER = Path(__file__).parent / "results"
-NHWC = "--xla_gpu_force_conv_nhwc"
-"""The flag with which XLA leaves channels last to cuDNN over three axes too."""
 
 
 def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def new(kind: str, device: str, dtype: str, **others: Any) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     record = {"kind": kind, "environment": environment, "dtype": dtype, **others}
-    if NHWC in os.environ.get("XLA_FLAGS", ""):
+    if keeps_channels_last():
         record["setting"] = "NHWC"
     return {**record, "seconds": {}, "failed": {}}
 

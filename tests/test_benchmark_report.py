@@ -50,6 +50,16 @@ def test_runs_with_a_setting_of_their_own_stay_apart(folder):
     assert titles == ["A Box, 2 cores, float32", "A Box, 2 cores, float32, small heaps"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "setting"),
+    [("--xla_a=b", None), ("--xla_a=b --xla_gpu_force_conv_nhwc=true", "NHWC"),
+     ("--xla_gpu_force_conv_nhwc=false", None)],
+)  # fmt: skip
+def test_a_run_says_whether_cudnn_is_given_channels_last(flags, setting, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert records.new("layers", "cpu", "float32").get("setting") == setting
+
+
 def test_tables_mark_what_misses_its_target(folder):
     text = report.document(folder, ".")
     # Torch's better format has 2 s: 1.5 times that is just allowed, 1.5 times lax is not.

@@ -1,9 +1,9 @@
 """Which plan is fastest on a CPU, by shape. The measurements are in `benchmarks/NOTES.md`.
 
 Where oneDNN can be called, convolutions and most weight gradients are left to it. XLA:CPU keeps
-what is plain arithmetic or one matrix product, strided transposed convolutions without groups, for
-which oneDNN could only be asked for their phases, and weight gradients of few taps or many small
-groups.
+what is plain arithmetic or one matrix product, strided transposed convolutions without groups over
+one or two axes, for which oneDNN could only be asked for their phases, and weight gradients of few
+taps or many small groups.
 """
 
 import dataclasses
@@ -92,6 +92,8 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
+    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
+        return None
     moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
     if result == "input" and set(g.stride) != {1}:
@@ -205,8 +207,6 @@ def _to_onednn(
     is as fast. It may sum `most` channels at once."""
     c, o = in_channels // g.groups, out_channels // g.groups
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
-        return None
     by_xla = xla_cpu.few_products(result, g, c, o, one_device=True) if g.groups == 1 else None
     if by_xla and not _is_fast_at_few_products(result, g, c, o, by_xla):
         return None
@@ -225,8 +225,6 @@ def _strided_input_to_onednn(
     plan: Plan, g: Geometry, c: int, o: int, most: float, images: int | None
 ) -> Plan | None:
     """The same for a strided input gradient: a convolution for each phase, or fewer."""
-    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
-        return None
     as_channels = _phases_as_channels(g, c, o)
     if as_channels or not _pays_by_phases(plan, g, c, o, most, images):
         return as_channels
@@ -246,32 +244,37 @@ def _pays_by_phases(
     if plan[-2:] == ("taps_to_channels", "direct"):
         return o <= most
     copies = (images or 1) * g.kernel_size[0] * o * math.prod(g.output_size)
-    return copies > SMALL_COPIES and o * g.taps <= MOST_TO_A_PHASE * math.prod(g.stride)
+    return copies > SMALL_COPIES and _rounds_well_at_once(g, o)
+
+
+def _rounds_well_at_once(g: Geometry, o: int) -> bool:
+    """Whether all channels of y may be summed at once in each phase."""
+    return o * g.taps <= MOST_TO_A_PHASE * math.prod(g.stride)
 
 
 def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
     """Where all phases are better the channels of one convolution, or of one for each phase of the
     first axis, which multiplies fewer zeros."""
-    n, phases = g.num_spatial_dims, math.prod(g.stride)
-    if not divides(g) or is_patchify(g) or o * g.taps > MOST_TO_A_PHASE * phases:
+    n = g.num_spatial_dims
+    if g.groups == 1:
+        pays, apart = n == 3, True
+    else:
+        pays, apart = _pays_grouped(g, c, o), n == 2 and c >= LANES
+    if not pays or not divides(g) or is_patchify(g) or not _rounds_well_at_once(g, o):
         return None
-    if g.groups > 1 and not _pays_grouped(g, c, o, c * phases):
-        return None
-    if g.groups == 1 and n < 3:
-        return None
-    apart = g.stride[0] > 1 and (g.groups == 1 or (n == 2 and c >= LANES))
-    channels = c * math.prod(g.stride[apart:])
-    parts = changes.phases(g, 0).parts if apart else (g,)
-    for part in map(_stride_to_channels, parts):
-        if not onednn.fits(part.exchanged(), o * g.groups, channels * g.groups):
+    apart = apart and g.stride[0] > 1
+    for part in changes.phases(g, 0).parts if apart else [g]:
+        channels = c * math.prod(part.stride) * g.groups
+        if not onednn.fits(_stride_to_channels(part).exchanged(), o * g.groups, channels):
             return None
     return ("phases:0", "stride_to_channels") if apart else ("stride_to_channels",)
 
 
-def _pays_grouped(g: Geometry, c: int, o: int, phases: int) -> bool:
-    """Whether oneDNN is fast at that for groups, with all `phases` of a group's channels of x."""
+def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
+    """Whether oneDNN is fast at that for groups."""
     if c == 1 or (c * o <= xla_cpu.FEW_CHANNELS and xla_cpu.lies_along_rows(g)):
         return False
+    phases = c * math.prod(g.stride)
     return phases <= MANY_PHASES and phases < PHASES_TO_A_CHANNEL * o
 
 

@@ -155,7 +155,7 @@ def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
     strided_input = result == "input" and max(g.stride) > 1
     if _is_dilated_weight(result, g):
         return (*_without_dilation(g), *by_planes)
-    if _keeps_channels_last() and c * g.kernel_size[0] > FEW_IN_IMAGE:
+    if keeps_channels_last() and c * g.kernel_size[0] > FEW_IN_IMAGE:
         if strided_input and divides(g) and not is_patchify(g):
             return ("stride_to_channels", "direct")
         by_cudnn = half or result == "output" or strided_input or is_patchify(g)
@@ -167,8 +167,8 @@ def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
     return by_planes
 
 
-def _keeps_channels_last() -> bool:
-    """Whether that flag is set."""
+def keeps_channels_last() -> bool:
+    """Whether XLA's flag for it is set in the environment."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     return any(CHANNELS_LAST_FLAG + value in flags for value in ("", "=true", "=1"))
 
