@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import jaxconv
 from jaxconv import geometry, varying
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, rows
+from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, window_sums
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -84,7 +84,7 @@ PLANS = [
     ("phases", "taps"),
     ("gathers",),
     ("once", "phases", "fit", "taps"),
-    ("last", "rows"),
+    ("last", "window_sums"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("windows_to_channels", "direct"),
@@ -95,7 +95,11 @@ PLANS = [
     ("blocks", "last", "groups", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
 ]
-RESULTS = {"rows": ("weight",), "matrix_product": ("weight",), "gathers": ("output", "input")}
+RESULTS = {
+    "window_sums": ("weight",),
+    "matrix_product": ("weight",),
+    "gathers": ("output", "input"),
+}
 """What a computation can give, if not all."""
 
 
@@ -196,15 +200,15 @@ def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
         oracle.assert_close(actual, plans.DIRECT[result](*ab, g), 1e-12, result)
 
 
-@pytest.mark.parametrize(("cores", "block_bytes"), [(1, 1), (8, 1 << 10), (1, 1 << 20)])
-@pytest.mark.parametrize("written_out", [1, 4, 99])
-@pytest.mark.parametrize("size", [(37,), (37, 5), (9, 4), (3, 32, 4)], ids=str)
-def test_rows_are_summed_in_blocks(size, written_out, cores, block_bytes, monkeypatch):
-    """Single rows and several, with some left over and with none, of one image and of two; kernels
-    in parts, and whole."""
-    monkeypatch.setattr(rows, "_cores", lambda: cores)
-    monkeypatch.setattr(rows, "TAPS", written_out)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", block_bytes)
+@pytest.mark.parametrize("numbers", [1, 1 << 11, 1 << 20])
+@pytest.mark.parametrize("together", [1, 4, 15])
+@pytest.mark.parametrize("size", [(37,), (37, 5), (9, 4), (3, 32, 4), (1, 6)], ids=str)
+@pytest.mark.parametrize("per_group", [(1, 1), (2, 3)], ids=str)
+def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypatch):
+    """Single windows and several together, along one axis and more, with some left over and with
+    none; of two lines at a time, of some, and of all."""
+    monkeypatch.setattr(window_sums, "TOGETHER", together)
+    monkeypatch.setattr(window_sums, "NUMBERS", numbers)
     n = len(size)
     k, s, p, d = ((3, 8, 2)[-n:], (2, 1, 2)[-n:], (2, 5, 1)[-n:], (1, 2, 3)[-n:])
     input_size = tuple(
@@ -212,17 +216,17 @@ def test_rows_are_summed_in_blocks(size, written_out, cores, block_bytes, monkey
         for o, taps, step, pad, apart, more in zip(size, k, s, p, d, (1, 0, 1)[-n:], strict=True)
     )
     g = Geometry(input_size, k, size, s, p, d, 4, channels_last=True)
-    ab = _operands("weight", g)
-    actual = jax.jit(functools.partial(plans.carry_out, ("rows",), "weight", g=g))(*ab)
+    ab = _operands("weight", g, per_group)
+    actual = jax.jit(functools.partial(plans.carry_out, ("window_sums",), "weight", g=g))(*ab)
     oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
 
 
-def test_rows_keep_infinity_from_padding():
+def test_window_sums_keep_infinity_from_padding():
     """What would meet padding is left out, where zero times infinity was no number."""
     g = Geometry((6, 7), (3, 3), (6, 7), (1, 1), (1, 1), (1, 1), 2, channels_last=True)
     x, y = _operands("weight", g, per_group=(1, 1))
     y = y.at[0, 0, 3, 1].set(jnp.inf).at[0, 2, 6, 0].set(jnp.inf)
-    w = rows.conv_weight(x, y, g)
+    w = window_sums.conv_weight(x, y, g)
     assert not jnp.isnan(w).any()
     met = np.ones((2, 1, 3, 3), bool)
     met[1, :, 0], met[0, :, :, 2] = False, False

@@ -10,7 +10,7 @@ import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import changes, onednn, onednn_products, rows, xla_cpu
+from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
 from jaxconv.lowerings.plans import Plan, divides, is_patchify
 from jaxconv.lowerings.setting import Setting
 
@@ -43,6 +43,9 @@ convolution that gives all of them: in all, and below which to a channel of y.""
 
 MOST_TO_A_PHASE = 1 << 12
 """Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
+
+SUMMED_TAPS = 49
+"""Up to so many, sums over windows give a depthwise weight faster than oneDNN, or as fast."""
 
 MULTIPLY_ADDS_IN_ALL = 240
 """Products to all channels of an element up to which XLA's multiply-adds are faster, if several
@@ -92,6 +95,8 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", "onednn")
+    if plan[-1] == "gathers" and _is_better_gathered(result, g, setting.images):
+        return None
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
         return None
     moved = xla_cpu.channels_moved(g, setting.one_device)
@@ -126,6 +131,14 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
     in_parts = o > _most_summed(g, c, o, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
     small = images * windows * c * g.taps <= SMALL_COPIES
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
+
+
+def _is_better_gathered(result: str, g: Geometry, images: int | None) -> bool:
+    """Whether a depthwise y takes less time than oneDNN's call for it, since with a stride it is
+    small."""
+    strided = result == "output" and set(g.stride) != {1} and g.taps <= xla_cpu.SMALL_KERNEL
+    numbers = (images or math.inf) * g.groups * math.prod(g.input_size)
+    return strided and numbers <= xla_cpu.FEW_ELEMENTS
 
 
 def _is_one_product(g: Geometry) -> bool:
@@ -169,8 +182,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("last",)
-    if plan[-1] == "rows":
-        if g.taps <= rows.TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
+    if plan[-1] == "window_sums":
+        if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
         return ("blocks", *layout, "onednn")
     few = c * o < WIDE_GROUP and not c % EVEN == o % EVEN == 0

@@ -74,7 +74,7 @@ def _gathered(image: jax.Array, g: Geometry, tables: Tables, tap: tuple[int, ...
     masks = []
     for axis, table, t in zip(g.spatial_axes, tables, tap, strict=True):
         places, exist = table[t]
-        image = _taken(image, places, axis)
+        image = taken(image, places, axis)
         if not exist.all():
             masks.append(
                 jnp.asarray(exist).reshape([-1 if n == axis else 1 for n in range(image.ndim)])
@@ -82,14 +82,22 @@ def _gathered(image: jax.Array, g: Geometry, tables: Tables, tap: tuple[int, ...
     return jnp.where(functools.reduce(jnp.logical_and, masks), image, 0) if masks else image
 
 
-def _taken(image: jax.Array, places: np.ndarray, axis: int) -> jax.Array:
-    if np.array_equal(places, np.arange(image.shape[axis])):
-        return image
-    others = tuple(n for n in range(image.ndim) if n != axis)
+def taken(image: jax.Array, places: Any, axis: int) -> jax.Array:
+    """An image with the axes of `places` for one of its axes: of that, the elements there."""
+    if isinstance(places, np.ndarray) and places.ndim == 1 and len(places):
+        first, last = int(places[0]), int(places[-1])
+        step = max(1, (last - first) // max(1, len(places) - 1))
+        if np.array_equal(places, np.arange(first, last + 1, step)):
+            return lax.slice_in_dim(image, first, last + 1, step, axis)
+    rank = image.ndim - 1 + places.ndim
     return lax.gather(
         image,
-        jnp.asarray(places)[:, None],
-        lax.GatherDimensionNumbers(others, collapsed_slice_dims=(axis,), start_index_map=(axis,)),
+        jnp.asarray(places, np.int32)[..., None],
+        lax.GatherDimensionNumbers(
+            tuple(n for n in range(rank) if not axis <= n < axis + places.ndim),
+            collapsed_slice_dims=(axis,),
+            start_index_map=(axis,),
+        ),
         [1 if n == axis else size for n, size in enumerate(image.shape)],
         mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
     )

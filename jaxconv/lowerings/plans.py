@@ -19,11 +19,12 @@ from jaxconv.lowerings import (
     onednn,
     onednn_products,
     products,
-    rows,
     taps,
+    window_sums,
 )
 from jaxconv.lowerings.bias import add_bias
 from jaxconv.lowerings.changes import Change
+from jaxconv.lowerings.once import computed_once
 
 OPERANDS = {
     "output": ("input", "weight"),
@@ -63,7 +64,7 @@ def carry_out(
             return blocks.by_block(form, result, a, b, BLOCKS[name])
         if name == "once":
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
-            return _computed_once(add_bias(y, options.get("bias"), geometry=g))
+            return computed_once(add_bias(y, options.get("bias"), geometry=g))
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -86,7 +87,7 @@ _ADDING = {
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
     "gathers": ("output", "input"),
-    "rows": ("weight",),
+    "window_sums": ("weight",),
 }
 
 
@@ -146,15 +147,6 @@ def _exchanged(
     # transposed convolution, which is slower.
     w = lax.optimization_barrier(taps.reversed_kernel(b, g.groups))
     return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
-
-
-def _computed_once(array: jax.Array) -> jax.Array:
-    """An array that is computed before it is used.
-
-    XLA:CPU computes arithmetic anew in each loop that reads it, as a batch norm's do three times.
-    It fuses nothing into a loop, of no rounds either, as long as it does not know that.
-    """
-    return lax.while_loop(lambda _: lax.optimization_barrier(False), jnp.negative, array)
 
 
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -383,8 +375,8 @@ def _compute_gathers(result: str, a, b, g: Geometry, options) -> jax.Array:
     return form(a, b, g, preferred_element_type=options.get("preferred_element_type"))
 
 
-def _compute_rows(result: str, a, b, g: Geometry, options) -> jax.Array:
-    return rows.conv_weight(a, b, g, **options)
+def _compute_window_sums(result: str, a, b, g: Geometry, options) -> jax.Array:
+    return window_sums.conv_weight(a, b, g, **options)
 
 
 def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = False) -> jax.Array:
@@ -413,7 +405,7 @@ _COMPUTATIONS = {
     "taps": _compute_taps,
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
     "gathers": _compute_gathers,
-    "rows": _compute_rows,
+    "window_sums": _compute_window_sums,
     "onednn": _compute_onednn,
     "onednn_in_parts": functools.partial(_compute_onednn, in_parts=True),
 }

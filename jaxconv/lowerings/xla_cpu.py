@@ -24,8 +24,8 @@ from jaxconv.lowerings.setting import Setting
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
-SOME_CHANNELS = 64
-"""Up to this many, sums of rows give the weight of more than `FEW_GROUPS`."""
+FEW_WEIGHTS, SOME_CHANNELS = 32, 64
+"""Up to so many, sums over windows give the weight, and those of more than `FEW_GROUPS`."""
 
 FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one, and twice as many where an image results."""
@@ -91,8 +91,9 @@ SUMMED_ROWS = 3
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
-MANY_ROWS = 64
-"""Sums of rows take up to this many times as much memory as an image, with a row for each tap."""
+MANY_TAPS = 64
+"""To a line of windows, up to which sums over windows, of two lines, take no more memory than eight
+images."""
 
 SPLITS_COLUMNS_ONLY = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU divides a convolution between cores only along the last axis and the channels,
@@ -171,12 +172,11 @@ def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> b
 
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
     blocks = ("blocks",) if one_device else ()
-    few = c * o <= FEW_CHANNELS
-    by_rows = few or (g.groups > FEW_GROUPS and g.taps > 1 and c * o <= SOME_CHANNELS)
-    if by_rows and one_device and g.taps <= MANY_ROWS * math.prod(g.output_size[:-1]):
-        # Copies of channels first are of a few images at a time, which takes less memory.
-        moved = () if g.channels_last else ("blocks", "last", "fit")
-        return (*moved, "rows")
+    few = c * o <= FEW_WEIGHTS
+    by_windows = few or (g.groups > FEW_GROUPS and g.taps > 1 and c * o <= SOME_CHANNELS)
+    if by_windows and one_device and g.taps <= MANY_TAPS * g.output_size[0]:
+        moved = () if g.channels_last else ("blocks", "last_in_memory")
+        return (*moved, "window_sums")
     if few and (c * o == 1 or g.groups > FEW_GROUPS):
         return (*blocks, *layout, "fit", "taps")
     some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
