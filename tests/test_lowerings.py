@@ -94,6 +94,7 @@ PLANS = [
     ("repeat_channels", "direct"),
     ("blocks", "last", "groups", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),
+    ("blocks_of_groups", "last", "groups", "sum_over_taps", "matrix_product"),
 ]
 RESULTS = {
     "window_sums": ("weight",),
@@ -129,6 +130,7 @@ def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     g = GEOMETRIES[name]
 
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)  # A block to each image.
+    monkeypatch.setattr(plans, "GROUPS_TO_A_BLOCK", 1)
     monkeypatch.setattr(onednn, "MOST_SUMMED", dict.fromkeys((1, 2, 3), 1))
 
     @jax.jit

@@ -1,4 +1,5 @@
-"""A contraction over a few images at a time, so that what lies between stays small.
+"""A contraction over a few images at a time, so that what lies between stays small; or over a few
+groups, so that not all take time to compile.
 
 XLA:CPU allocates the temporaries of a call anew each time. From 32 MiB on that is fresh memory of
 the operating system's, and touching it for the first time can cost several times the arithmetic.
@@ -12,6 +13,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 BLOCK_BYTES = 4 << 20
@@ -56,3 +58,24 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
     fitting = BLOCK_BYTES // image_bytes
     most = max(1, fitting, min(wanted, 2 * BLOCK_BYTES // image_bytes))
     return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)
+
+
+def by_groups(
+    form: Callable[[jax.Array, jax.Array], jax.Array],
+    a: jax.Array,
+    b: jax.Array,
+    axis: int,
+    blocks: int,
+) -> jax.Array:
+    """`form(a, b)`, a weight gradient, as a loop over so many blocks of groups. `axis` is that of
+    the channels."""
+    sizes = [array.shape[axis] // blocks for array in (a, b)]
+
+    def block(number: jax.Array) -> jax.Array:
+        of_block = (
+            lax.dynamic_slice_in_dim(array, number * size, size, axis)
+            for array, size in zip((a, b), sizes, strict=True)
+        )
+        return form(*of_block)
+
+    return lax.collapse(lax.map(block, jnp.arange(blocks)), 0, 2)

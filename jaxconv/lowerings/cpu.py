@@ -187,10 +187,10 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
             return None
         return ("blocks", *layout, "onednn")
     few = c * o < WIDE_GROUP and not c % EVEN == o % EVEN == 0
-    if g.groups > 1 and (few or g.groups > xla_cpu.FEW_GROUPS):
+    if g.groups > 1 and few:
         return None
-    if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product.
-        return (*plan[:-1], "onednn")
+    if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product, or several in one.
+        return (*plan[:-1], "onednn") if g.groups <= xla_cpu.FEW_GROUPS else None
     if g.groups == 1 and is_patchify(g) and c * g.taps <= NARROW_PATCH:
         return (*layout, "stride_to_channels", "onednn")
     if g.groups == 1 and c * g.taps <= xla_cpu.FEW_PRODUCTS and o % LANES:
@@ -204,7 +204,7 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
     tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
-    return ("large_blocks", *layout, "groups", *tail)
+    return ("blocks_of_groups", "large_blocks", *layout, "groups", *tail)
 
 
 def _fills_lanes_better(c: int, o: int) -> bool:

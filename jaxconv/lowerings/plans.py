@@ -1,5 +1,6 @@
 """Carrying out a plan: changes of variables one after the other, then one way to compute."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -43,10 +44,14 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `once` and `exchange`."""
+Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `once` and
+`exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
+
+GROUPS_TO_A_BLOCK = 16
+"""That `blocks_of_groups` takes at a time, at most: each takes time to compile."""
 
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
@@ -62,6 +67,10 @@ def carry_out(
         if name in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
+        if name == "blocks_of_groups":
+            if g.groups > GROUPS_TO_A_BLOCK:
+                return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
+            continue
         if name == "once":
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
             return computed_once(add_bias(y, options.get("bias"), geometry=g))
@@ -147,6 +156,15 @@ def _exchanged(
     # transposed convolution, which is slower.
     w = lax.optimization_barrier(taps.reversed_kernel(b, g.groups))
     return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
+
+
+def _by_blocks_of_groups(plan: Plan, a: jax.Array, b: jax.Array, g: Geometry, options) -> jax.Array:
+    """A weight gradient, in a loop."""
+    size = max(n for n in range(1, GROUPS_TO_A_BLOCK + 1) if g.groups % n == 0)
+    form = functools.partial(
+        carry_out, plan, "weight", g=dataclasses.replace(g, groups=size), **options
+    )
+    return blocks.by_groups(form, a, b, g.channel_axis, g.groups // size)
 
 
 def _changed(change: Change, plan: Plan, result: str, a, b, g: Geometry, options) -> jax.Array:
