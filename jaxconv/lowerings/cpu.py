@@ -204,7 +204,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
     tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
-    return ("blocks_of_groups", "large_blocks", *layout, "groups", *tail)
+    many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
+    return (*many, "large_blocks", *layout, "groups", *tail)
 
 
 def _fills_lanes_better(c: int, o: int) -> bool:
