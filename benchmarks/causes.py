@@ -49,8 +49,8 @@ CAUSES = [
         contestant="first",
     ),
     Cause(
-        "These weight gradients add up too few channels for a convolution or a matrix product; XLA "
-        "adds up rows for each tap, which are read anew for it, where torch has code of its own",
+        "These weight gradients add up too few channels for a convolution or a matrix product; "
+        "XLA's loop reads two numbers for each product, where torch has code of its own",
         "cpu",
         r"depthwise (3x3|x2)|groups 32",
         ("f+b",),

@@ -28,6 +28,9 @@ SMALL_SINGLE = 20480
 """Elements of a single image, of its channels and first two axes, up to which torch does without
 oneDNN."""
 
+SMALL_BATCH = 1 << 20
+"""Numbers of all images up to which XLA:CPU is fast at reading them with a few of the cores."""
+
 SMALL_COPIES = 1 << 21
 """Numbers that all windows meet up to which they may well be written down,"""
 
@@ -138,7 +141,7 @@ def _is_better_gathered(result: str, g: Geometry, images: int | None) -> bool:
     small."""
     strided = result == "output" and set(g.stride) != {1} and g.taps <= xla_cpu.SMALL_KERNEL
     numbers = (images or math.inf) * g.groups * math.prod(g.input_size)
-    return strided and numbers <= xla_cpu.FEW_ELEMENTS
+    return strided and numbers <= SMALL_BATCH
 
 
 def _is_one_product(g: Geometry) -> bool:
