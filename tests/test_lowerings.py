@@ -211,6 +211,7 @@ def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypat
     none; of two lines at a time, of some, and of all."""
     monkeypatch.setattr(window_sums, "TOGETHER", together)
     monkeypatch.setattr(window_sums, "NUMBERS", numbers)
+    monkeypatch.setattr(window_sums, "ENTRIES", 1 << 6)
     n = len(size)
     k, s, p, d = ((3, 8, 2)[-n:], (2, 1, 2)[-n:], (2, 5, 1)[-n:], (1, 2, 3)[-n:])
     input_size = tuple(
@@ -221,6 +222,14 @@ def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypat
     ab = _operands("weight", g, per_group)
     actual = jax.jit(functools.partial(plans.carry_out, ("window_sums",), "weight", g=g))(*ab)
     oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
+
+
+def test_window_sums_write_down_no_large_tables():
+    """Where each window of a long row meets each tap is 32 MB of numbers."""
+    g = Geometry((16000,), (255,), (16000,), (1,), (127,), (1,), 8, channels_last=True)
+    image = jax.ShapeDtypeStruct((4, 16000, 8), jnp.float32)
+    form = functools.partial(plans.carry_out, ("window_sums",), "weight", g=g)
+    assert len(jax.jit(form).lower(image, image).as_text()) < 1 << 20
 
 
 def test_window_sums_keep_infinity_from_padding():

@@ -32,6 +32,9 @@ NUMBERS = 1 << 20
 """Sums in memory at a time, at most, but of two lines at least: with one, XLA:CPU looks up where it
 is anew for each product."""
 
+ENTRIES = 1 << 16
+"""Of a table, up to which it is written down in the program, and not computed there."""
+
 ADDED = 64
 """Sums that a matrix product adds up one by one. Of more, rounding would be more than torch's."""
 
@@ -57,9 +60,9 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
 
 
 class _Met(NamedTuple):
-    """Along an axis, of all windows with the same place among those that lie together: which of y
-    they are, `(chunks,)`; what they meet of x, and whether there is such an element, `(chunks,
-    taps)`."""
+    """Along an axis, of the windows that lie together, in each of its chunks: which of y they are,
+    `(together, chunks)`; what they meet of x, and whether there is such an element, `(together,
+    chunks, taps)`."""
 
     windows: Any
     places: Any
@@ -68,29 +71,38 @@ class _Met(NamedTuple):
 
 def _depthwise(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     """`(channels, *k)`"""
-    first, *others = (
-        [_met(g, axis, length, place) for place in range(length)]
-        for axis, length in enumerate(_lengths(g.output_size))
-    )
-    first = [_of_batch(met, g, x.shape[0]) for met in first]
+    together = _together(g.output_size)
+    chunks = [-(-o // length) for o, length in zip(g.output_size, together, strict=True)]
+    others = [_met(g, n, together[n], _numbers(chunks[n])) for n in range(1, len(chunks))]
+    lines = x.shape[0] * chunks[0]
+    most = max(2, NUMBERS // (math.prod(chunks[1:]) * g.taps * x.shape[-1]))
+    blocks = -(-lines // most)
+    size = -(-lines // max(1, blocks))  # Of a block. The last may have less.
     x, y = (image.reshape(-1, *image.shape[2:]) for image in (x, y))
-    chunks = math.prod(len(met[0].windows) for met in others)
-    lines = max(2, NUMBERS // (chunks * g.taps * x.shape[-1]))
-    blocks = -(-len(first[0].windows) // lines)
+
+    def of_lines(first: _Met) -> jax.Array:
+        return _added(computed_once(_sums(x, y, [first, *others])), g.num_spatial_dims)
 
     def of_block(number: Any) -> jax.Array:
-        block = [_block(met, number, blocks) for met in first]
-        return _added(computed_once(_sums(x, y, [block, *others])), g.num_spatial_dims)
+        line = number * size + _numbers(size)
+        place = divmod(line.clip(0, lines - 1), chunks[0])
+        met = _met_by_lines(g, together[0], *map(computed_once, place))
+        tables = met._replace(exist=met.exist & (line < lines)[None, :, None])
+        return of_lines(_Met(*(computed_once(table.astype(np.int32)) for table in tables)))
 
-    if blocks <= 1:
-        w = of_block(0)
+    if blocks <= 1 and lines * together[0] * g.kernel_size[0] <= ENTRIES:
+        w = of_lines(_met_by_lines(g, together[0], *divmod(_numbers(lines), chunks[0])))
     else:
         zeros = jnp.zeros_like(jax.eval_shape(of_block, 0))
         w = lax.fori_loop(0, blocks, lambda n, total: total + of_block(n), zeros)
     return jnp.moveaxis(w, -1, 0)
 
 
-def _lengths(output_size: Sequence[int]) -> list[int]:
+def _numbers(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int32)
+
+
+def _together(output_size: Sequence[int]) -> list[int]:
     """How many windows lie together along each axis: along the last, as many as may."""
     lengths, most = [], TOGETHER
     for o in reversed(output_size):
@@ -100,57 +112,49 @@ def _lengths(output_size: Sequence[int]) -> list[int]:
     return lengths[::-1]
 
 
-def _met(g: Geometry, axis: int, length: int, place: int) -> _Met:
+def _met(g: Geometry, axis: int, together: int, chunks: Any) -> _Met:
+    """What is met in chunks of these numbers."""
     o, i = g.output_size[axis], g.input_size[axis]
-    windows = np.arange(place, -(-o // length) * length, length)
-    places = windows[:, None] * g.stride[axis] - g.padding_low[axis]
-    places = places + np.arange(g.kernel_size[axis]) * g.dilation[axis]
-    exist = (windows < o)[:, None] & (places >= 0) & (places < i)
-    return _Met(np.minimum(windows, o - 1), np.clip(places, 0, i - 1), exist)
+    windows = chunks[None] * together + _numbers(together)[:, None]
+    places = windows[..., None] * g.stride[axis] - g.padding_low[axis]
+    places = places + _numbers(g.kernel_size[axis])[None, None] * g.dilation[axis]
+    exist = (windows < o)[..., None] & (places >= 0) & (places < i)
+    return _Met(windows.clip(0, o - 1), places.clip(0, i - 1), exist)
 
 
-def _of_batch(met: _Met, g: Geometry, batch: int) -> _Met:
+def _met_by_lines(g: Geometry, together: int, image: Any, chunk: Any) -> _Met:
     """The same along the first axis of all images, one behind the other."""
-    image = np.arange(batch)[:, None]
-    windows = image * g.output_size[0] + met.windows
-    places = image[..., None] * g.input_size[0] + met.places
-    exist = np.tile(met.exist, (batch, 1))
-    return _Met(windows.ravel(), places.reshape(exist.shape), exist)
+    met = _met(g, 0, together, chunk)
+    return met._replace(
+        windows=image[None] * g.output_size[0] + met.windows,
+        places=image[None, :, None] * g.input_size[0] + met.places,
+    )
 
 
-def _block(met: _Met, number: Any, blocks: int) -> _Met:
-    """One of so many blocks of lines, where the last may be filled up with windows that meet
-    nothing."""
-    if blocks <= 1:
-        return met
-    size = -(-len(met.windows) // blocks)
-
-    def part(table: np.ndarray) -> jax.Array:
-        filled = np.zeros((blocks * size, *table.shape[1:]), np.int32)
-        filled[: len(table)] = table
-        parts = jnp.asarray(filled.reshape(blocks, size, *table.shape[1:]))
-        return computed_once(lax.dynamic_index_in_dim(parts, number, keepdims=False))
-
-    return _Met(*map(part, met))
-
-
-def _sums(x: jax.Array, y: jax.Array, met: Sequence[Sequence[_Met]]) -> jax.Array:
+def _sums(x: jax.Array, y: jax.Array, met: Sequence[_Met]) -> jax.Array:
     """Of the products of windows that lie together: `(*chunks, *taps, channels)`"""
     n = len(met)
+    together = [len(axis.windows) for axis in met]
 
     def product(place: Sequence[int]) -> jax.Array:
         x_met, y_met, masks = x, y, []
-        for axis, (of_axis, at) in enumerate(zip(met, place, strict=True)):
-            x_met = taken(x_met, of_axis[at].places, 2 * axis)
-            y_met = taken(y_met, of_axis[at].windows, axis)
-            masks += [_mask(of_axis[at].exist, axis, n)] if len(of_axis) > 1 else []
+        for axis, at in enumerate(place):
+            windows, places, exist = (_at(table, at) for table in met[axis])
+            x_met, y_met = taken(x_met, places, 2 * axis), taken(y_met, windows, axis)
+            masks += [_mask(exist, axis, n)] if together[axis] > 1 else []
         x_met = x_met.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n)
         y_met = jnp.expand_dims(y_met, tuple(range(n, 2 * n)))
         return _where(masks, x_met * y_met)
 
-    products = map(product, np.ndindex(*map(len, met)))
-    masks = [_mask(axis[0].exist, n, len(met)) for n, axis in enumerate(met) if len(axis) == 1]
+    products = map(product, np.ndindex(*together))
+    masks = [_mask(_at(met[axis].exist, 0), axis, n) for axis in range(n) if together[axis] == 1]
     return _where(masks, functools.reduce(jnp.add, products))
+
+
+def _at(table: Any, number: int) -> Any:
+    if isinstance(table, np.ndarray):
+        return table[number]
+    return lax.index_in_dim(table, number, keepdims=False)
 
 
 def _mask(exist: Any, axis: int, num_axes: int) -> jax.Array | None:
