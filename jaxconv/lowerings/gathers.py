@@ -29,7 +29,7 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
     def met(axis: int, tap: int) -> tuple[np.ndarray, np.ndarray]:
         places = np.arange(g.output_size[axis]) * g.stride[axis]
         places += tap * g.dilation[axis] - g.padding_low[axis]
-        return _within(places, g.input_size[axis])
+        return within(places, g.input_size[axis])
 
     return _sum_over_taps(x, w, g, _tables(g, met), **options)
 
@@ -41,14 +41,15 @@ def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -
     def met(axis: int, tap: int) -> tuple[np.ndarray, np.ndarray]:
         windows = np.arange(g.input_size[axis]) + g.padding_low[axis] - tap * g.dilation[axis]
         places, rest = np.divmod(windows, g.stride[axis])
-        places, exist = _within(places, g.output_size[axis])
+        places, exist = within(places, g.output_size[axis])
         return places, exist & (rest == 0)
 
     return _sum_over_taps(y, taps.transposed(w, g.groups), g, _tables(g, met), **options)
 
 
-def _within(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.clip(places, 0, size - 1).astype(np.int32), (places >= 0) & (places < size)
+def within(places: Any, size: int) -> tuple[Any, Any]:
+    """The places that exist along an axis, instead of others the nearest, and which of them do."""
+    return places.clip(0, size - 1), (places >= 0) & (places < size)
 
 
 def _tables(g: Geometry, met: Any) -> Tables:

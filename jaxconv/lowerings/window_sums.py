@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.gathers import taken
+from jaxconv.lowerings.gathers import taken, within
 from jaxconv.lowerings.once import computed_once
 
 TOGETHER = 15
@@ -114,12 +114,12 @@ def _together(output_size: Sequence[int]) -> list[int]:
 
 def _met(g: Geometry, axis: int, together: int, chunks: Any) -> _Met:
     """What is met in chunks of these numbers."""
-    o, i = g.output_size[axis], g.input_size[axis]
     windows = chunks[None] * together + _numbers(together)[:, None]
     places = windows[..., None] * g.stride[axis] - g.padding_low[axis]
     places = places + _numbers(g.kernel_size[axis])[None, None] * g.dilation[axis]
-    exist = (windows < o)[..., None] & (places >= 0) & (places < i)
-    return _Met(windows.clip(0, o - 1), places.clip(0, i - 1), exist)
+    windows, are_windows = within(windows, g.output_size[axis])
+    places, exist = within(places, g.input_size[axis])
+    return _Met(windows, places, exist & are_windows[..., None])
 
 
 def _met_by_lines(g: Geometry, together: int, image: Any, chunk: Any) -> _Met:

@@ -172,12 +172,11 @@ def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> b
 
 def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
     blocks = ("blocks",) if one_device else ()
-    few = c * o <= FEW_WEIGHTS
-    by_windows = few or (g.groups > FEW_GROUPS and g.taps > 1 and c * o <= SOME_CHANNELS)
-    if by_windows and one_device and g.taps <= MANY_TAPS * g.output_size[0]:
+    most = SOME_CHANNELS if g.groups > FEW_GROUPS and g.taps > 1 else FEW_WEIGHTS
+    if c * o <= most and one_device and g.taps <= MANY_TAPS * g.output_size[0]:
         moved = () if g.channels_last else ("blocks", "last_in_memory")
         return (*moved, "window_sums")
-    if few and (c * o == 1 or g.groups > FEW_GROUPS):
+    if c * o == 1 or (c * o <= FEW_CHANNELS and g.groups > FEW_GROUPS):
         return (*blocks, *layout, "fit", "taps")
     some_narrow = g.groups >= SOME_GROUPS and c <= FEW_CHANNELS and set(g.stride) != {1}
     rows_of_taps = g.taps // g.kernel_size[-1]
