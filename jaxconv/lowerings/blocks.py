@@ -57,7 +57,12 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
     fitting = BLOCK_BYTES // image_bytes
     most = max(1, fitting, min(wanted, 2 * BLOCK_BYTES // image_bytes))
-    return max(size for size in range(1, min(batch, most) + 1) if batch % size == 0)
+    return largest_divisor(batch, most)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Of a number, up to `most`."""
+    return max(size for size in range(1, min(number, most) + 1) if number % size == 0)
 
 
 def by_groups(

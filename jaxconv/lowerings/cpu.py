@@ -3,7 +3,7 @@
 Where oneDNN can be called, convolutions and most weight gradients are left to it. XLA:CPU keeps
 what is plain arithmetic or one matrix product, strided transposed convolutions without groups over
 one or two axes, for which oneDNN could only be asked for their phases, and weight gradients of few
-taps or many small groups.
+channels to a group.
 """
 
 import dataclasses

@@ -68,9 +68,7 @@ def carry_out(
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
         if name == "blocks_of_groups":
-            if g.groups > GROUPS_TO_A_BLOCK:
-                return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
-            continue
+            return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
         if name == "once":
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
             return computed_once(add_bias(y, options.get("bias"), geometry=g))
@@ -160,7 +158,7 @@ def _exchanged(
 
 def _by_blocks_of_groups(plan: Plan, a: jax.Array, b: jax.Array, g: Geometry, options) -> jax.Array:
     """A weight gradient, in a loop."""
-    size = max(n for n in range(1, GROUPS_TO_A_BLOCK + 1) if g.groups % n == 0)
+    size = blocks.largest_divisor(g.groups, GROUPS_TO_A_BLOCK)
     form = functools.partial(
         carry_out, plan, "weight", g=dataclasses.replace(g, groups=size), **options
     )

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings.blocks import largest_divisor
 from jaxconv.lowerings.gathers import taken, within
 from jaxconv.lowerings.once import computed_once
 
@@ -175,7 +176,7 @@ def _added(sums: jax.Array, num_axes: int) -> jax.Array:
     """The sums over their first axes. Where there are few, XLA's reductions take 50 times as long
     as a product with ones."""
     rows = math.prod(sums.shape[:num_axes])
-    size = max((size for size in range(1, ADDED + 1) if rows % size == 0), default=1)
+    size = largest_divisor(rows, ADDED)
     parts = sums.reshape(rows // size, size, -1)
     parts = jnp.einsum("pr,prc->pc", jnp.ones(parts.shape[:2], sums.dtype), parts)
     return parts.sum(0).reshape(sums.shape[num_axes:])
