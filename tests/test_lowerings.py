@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import jaxconv
 from jaxconv import geometry, varying
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, cpu, gpu, onednn, plans, window_sums
+from jaxconv.lowerings import blocks, copies, cpu, gpu, onednn, plans, window_sums
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -84,6 +84,7 @@ PLANS = [
     ("phases", "taps"),
     ("gathers",),
     ("once", "phases", "fit", "taps"),
+    ("as_arithmetic", "phases", "direct"),
     ("last", "window_sums"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
@@ -167,6 +168,32 @@ def test_arithmetic_before_a_norm_is_compiled_once():
     of_the_layer = 2 * g.taps
     assert of_the_layer <= products(("once", "fit", "taps")) < 2 * of_the_layer
     assert products(("fit", "taps")) >= 2 * of_the_layer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16", "int32"])
+def test_arithmetic_that_copies_changes_no_bit(dtype):
+    numbers = [0.0, -0.0, 1 / 3, -jnp.inf, jnp.nan, jnp.finfo(jnp.float16).smallest_subnormal]
+    array = jnp.asarray(numbers if dtype != "int32" else [0, -1, 2**31 - 1], dtype)
+    copied = jax.jit(copies.as_arithmetic)(array)
+    assert np.asarray(copied).tobytes() == np.asarray(array).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_xla_keeps_the_arithmetic_of_a_copy(dtype):
+    """Else it were a copy again: of more bytes, in and out, than it has operations."""
+    array = jax.device_put(jnp.ones((64, 48), dtype), jax.devices("cpu")[0])
+    program = jax.jit(lambda a: copies.moved_in_memory(copies.as_arithmetic(a.T)))
+    operations = program.lower(array).compile().as_text().count(" reduce-precision(")
+    assert operations > 2 * array.dtype.itemsize
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_blocks_are_larger_for_more_cores(cores, monkeypatch):
+    """If several images are wanted, one MiB each here; two blocks' worth at least."""
+    monkeypatch.setattr(blocks, "_cores", lambda: cores)
+    images = [jax.ShapeDtypeStruct((24, 1 << 17), jnp.float32)] * 2
+    assert blocks._images_per_block(images, 1) == 4
+    assert blocks._images_per_block(images, 12) == {1: 8, 2: 8, 16: 12}[cores]
 
 
 @pytest.mark.parametrize("result", plans.OPERANDS)

@@ -226,26 +226,31 @@ def test_many_at_a_time_do_not_wait_for_each_other():
 
 
 @available
-@pytest.mark.parametrize("groups", [1, 19], ids=["dense", "depthwise"])
+@pytest.mark.parametrize(
+    ("groups", "channels"),
+    [(1, (19, 33)), (3, (6, 15)), (3, (24, 24)), (19, (19, 19))],
+    ids=["dense", "groups", "groups of eight", "depthwise"],
+)
 @pytest.mark.parametrize("taps", [(1, 1), (3, 2), (2, 1, 3), (5,)], ids=str)
 @pytest.mark.parametrize("batch", [1, 5])
-def test_weight_gradients_equal_the_direct_form(taps, batch, groups):
+def test_weight_gradients_equal_the_direct_form(taps, batch, groups, channels):
     """A convolution whose kernel is y; of a dense layer of one tap, a product."""
     n = len(taps)
-    plain = groups > 1 or taps == (1, 1)
+    plain = groups == 19 or taps == (1, 1)
     far = (1, 2) if n == 2 else (2, 2, 1)[:n]  # Over three axes, not along the last.
     stride, dilation = ((1,) * n, (1,) * n) if plain else ((2, 1, 1)[:n], far)
     size = tuple(3 * s + d * (k - 1) + 1 for s, d, k in zip(stride, dilation, taps, strict=True))
     g = Geometry(size, taps, (4,) * n, stride, (0,) * n, dilation, groups, channels_last=True)
     rng = np.random.default_rng(0)
     x, y = (
-        jnp.asarray(rng.normal(size=(batch, *size, channels)), jnp.float32)
-        for size, channels in ((g.input_size, 19), (g.output_size, 33 if groups == 1 else 19))
+        jnp.asarray(rng.normal(size=(batch, *size, count)), jnp.float32)
+        for size, count in zip((g.input_size, g.output_size), channels, strict=True)
     )
     form = functools.partial(plans.carry_out, ("onednn",), "weight", g=g)
     call = "matmul" if groups == 1 and taps == (1, 1) else "convolution"
     called = f"{CALL}{call}" in _program(form, x, y)
-    assert called == (call == "matmul" or groups == 1 or taps[-1] > 1)  # Not rows of one window.
+    row = taps[-1] * (1 if groups == 19 else channels[0] // groups)
+    assert called == (call == "matmul" or row > 1)  # Not rows of one window.
     oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
 
 
@@ -375,10 +380,22 @@ def test_the_rules_leave_weight_gradients_to_it():
 
 
 @available
+@pytest.mark.parametrize(("groups", "per_group", "calls"), [(3, 8, 1), (40, 8, 1), (3, 16, 3)])
+def test_groups_of_eight_channels_have_one_call_for_their_weight(groups, per_group, calls):
+    channels = groups * per_group
+    x, w, _ = _arrays((2, channels, 9, 8), (channels, per_group, 3, 2), 1)
+    layer = functools.partial(jaxconv.conv2d, x, groups=groups)
+    y = jax.eval_shape(layer, w)
+    vjp = jax.vjp(layer, w)[1]
+    program = _program(lambda y: vjp(y)[0], jnp.ones(y.shape, y.dtype))
+    assert program.count(f"{CALL}convolution") == calls
+
+
+@available
 def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
     g = Geometry((11, 9), (3, 4), (6, 4), (2, 2), (1, 1), (1, 1), 2, channels_last=True)
     plan = cpu.choose("input", g, 16, 20, Setting(jnp.float32))
-    assert plan == ("phases", "onednn")
+    assert plan == ("as_arithmetic", "phases", "onednn")
     _, w, _ = _arrays((2, 16, *g.input_size), (20, 8, *g.kernel_size), 20)
     y = jnp.asarray(np.random.default_rng(1).normal(size=(2, *g.output_size, 20)), jnp.float32)
     form = functools.partial(plans.carry_out, plan, "input", g=g)

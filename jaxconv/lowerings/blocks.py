@@ -10,6 +10,7 @@ batch that lies on several devices would be gathered: this is for one device.
 """
 
 import math
+import os
 from collections.abc import Callable
 
 import jax
@@ -29,7 +30,7 @@ def by_block(
 ) -> jax.Array:
     """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch.
 
-    A block may be twice as large to have so many images.
+    To have so many images, a block may be twice as large, or once for each core.
     """
     arrays = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
     size = _images_per_block(arrays, images)
@@ -56,8 +57,15 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
     batch = arrays[0].shape[0]
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
     fitting = BLOCK_BYTES // image_bytes
-    most = max(1, fitting, min(wanted, 2 * BLOCK_BYTES // image_bytes))
+    most = max(1, fitting, min(wanted, max(2, _cores()) * BLOCK_BYTES // image_bytes))
     return largest_divisor(batch, most)
+
+
+def _cores() -> int:
+    """That XLA:CPU has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings.changes import Change, fit, same
+from jaxconv.lowerings.copies import as_arithmetic, moved_in_memory
 
 
 def fill_channels(g: Geometry, role: str, channels: int) -> Change:
@@ -73,12 +72,8 @@ def last_in_memory(g: Geometry) -> Change:
 
     def image_map(image):
         batch, channels, *size = image.shape
-        rows = moved_in_memory(image.reshape(batch, channels, -1).swapaxes(1, 2))
+        rows = as_arithmetic(image.reshape(batch, channels, -1).swapaxes(1, 2))
+        rows = moved_in_memory(rows)
         return [rows.reshape(batch, *size, channels)]
 
     return Change([part], image_map, same, image_map)
-
-
-def moved_in_memory(image: jax.Array) -> jax.Array:
-    """A transpose alone, XLA may just note in the layout, or leave to each element's use."""
-    return with_layout_constraint(image, Layout(tuple(range(image.ndim))))

@@ -65,8 +65,12 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     plan = _fastest(result, g, in_channels, out_channels, setting)
-    arithmetic = result != "weight" and plan[-1] in xla_cpu.ARITHMETIC
-    return ("once", *plan) if arithmetic and setting.one_device else plan
+    if result == "weight":
+        return plan
+    if plan[-1] in xla_cpu.ARITHMETIC:
+        return ("once", *plan) if setting.one_device else plan
+    woven = result == "input" and set(g.stride) != {1}
+    return ("as_arithmetic", *plan) if woven else plan
 
 
 def _fastest(
@@ -185,7 +189,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("last",)
-    if plan[-1] == "window_sums":
+    of_eights = g.groups > 1 < g.taps and c == o == EVEN
+    if plan[-1] == "window_sums" and not of_eights:
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
         return ("blocks", *layout, "onednn")
@@ -207,6 +212,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
     tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
+    if of_eights:  # For which oneDNN has code that is fast at all groups in one call.
+        return ("large_blocks", *layout, *tail)
     many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
     return (*many, "large_blocks", *layout, "groups", *tail)
 

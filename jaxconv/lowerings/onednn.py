@@ -19,7 +19,7 @@ from jax import lax
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
 from jaxconv.lowerings.changes import replace_axis
-from jaxconv.lowerings.channel_changes import moved_in_memory
+from jaxconv.lowerings.copies import as_arithmetic, moved_in_memory
 from jaxconv.lowerings.onednn_calls import convolution, is_available
 from jaxconv.lowerings.setting import Setting
 
@@ -160,31 +160,32 @@ def _summed_in_parts(
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **_: Any) -> jax.Array:
-    """w, from x and y without groups or depthwise, by a convolution over x whose kernel is y."""
-    return (_dense_weight if geometry.groups == 1 else _depthwise_weight)(x, y, geometry)
+    """w, from x and y, by a convolution over x whose kernel is y."""
+    depthwise = 1 < geometry.groups == x.shape[-1] == y.shape[-1]
+    return (_depthwise_weight if depthwise else _dense_weight)(x, y, geometry)
 
 
 def _dense_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     batch, windows = x.shape[0], x.shape[0] * math.prod(g.output_size)
-    few = windows * y.shape[-1] < LARGE_KERNEL
+    few = windows * (y.shape[-1] // g.groups) < LARGE_KERNEL
     parts = max(1, min(-(-windows // SUMMED_WINDOWS), batch // 2)) if few else 1
     sizes = [batch * (n + 1) // parts - batch * n // parts for n in range(parts)]
     pieces = zip(lax.split(x, sizes), lax.split(y, sizes), strict=True)
     w = functools.reduce(jnp.add, (_weight_of_images(a, b, g) for a, b in pieces))
     # Rows are moved first, then a matrix is transposed: at once, that takes XLA four times as long.
-    rows = moved_in_memory(w.swapaxes(0, 1))
-    w = moved_in_memory(rows.reshape(-1, y.shape[-1]).T)
-    return w.reshape(-1, x.shape[-1], *g.kernel_size)
+    rows = moved_in_memory(as_arithmetic(w.swapaxes(0, 1)))
+    w = moved_in_memory(as_arithmetic(rows.reshape(-1, y.shape[-1]).T))
+    return w.reshape(y.shape[-1], -1, *g.kernel_size)
 
 
 def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
-    """For each tap, a matrix from the channels of x to those of y."""
-    batch, channels = x.shape[0], x.shape[-1]
+    """For each tap, a matrix from the channels of x to those of y, of a group."""
+    batch, channels = x.shape[0], x.shape[-1] // g.groups
     form = for_dense_weight(g, channels)
-    image = jnp.moveaxis(x, 0, -1)
+    image = jnp.moveaxis(x.reshape(*x.shape[:-1], g.groups, channels), (-2, 0), (-2, -1))
     if batch > 1:  # Else nothing moves, and the barrier would make a copy.
-        image = lax.optimization_barrier(image)
-    image = image.reshape(1, *form.input_size, batch)
+        image = lax.optimization_barrier(as_arithmetic(image))
+    image = image.reshape(1, *form.input_size, g.groups * batch)
     kernel = y.reshape(batch, *form.kernel_size, -1)
     axes = form.num_spatial_dims
     w = convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
@@ -192,8 +193,8 @@ def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
 
 
 def for_dense_weight(g: Geometry, channels: int) -> Geometry:
-    """Of the convolution that gives w of a layer without groups, from one image of x, with the
-    images of the batch for its channels.
+    """Of the convolution that gives w of a layer, not depthwise, of so many channels of x to a
+    group: from one image of x, with the images of the batch for the channels of each group.
 
     The channels of x lie along its last axis. There, window `t*c + n` is tap t and channel n, and
     from there to the same tap and channel of the layer's next window are `s*c` elements. If taps
@@ -214,17 +215,15 @@ def for_dense_weight(g: Geometry, channels: int) -> Geometry:
     if len(axes) == 1:
         axes.insert(0, (1, 1, 1, 1, 0, 1))
     i, o, k, d, p, s = zip(*axes, strict=True)
-    return Geometry(i, o, k, d, p, s, channels_last=True)
+    return Geometry(i, o, k, d, p, s, g.groups, channels_last=True)
 
 
 def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     n, batch = g.num_spatial_dims, x.shape[0]
     if n == 1:
         return _depthwise_weight(x[:, None], y[:, None], _with_two_axes(g))[:, :, 0]
-    image, kernel = (
-        lax.optimization_barrier(jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1))
-        for array in (x, y)
-    )
+    moved = (jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1) for array in (x, y))
+    image, kernel = (lax.optimization_barrier(as_arithmetic(array)) for array in moved)
     axis, strips = _strips(g, batch)
     kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
     sums = [
@@ -272,12 +271,11 @@ def for_depthwise_weight(g: Geometry, batch: int) -> Geometry:
 
 def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) -> bool:
     """As `fits`, for `conv_weight`."""
-    if g.groups == 1:
-        form = for_dense_weight(g, in_channels)
-        return form.num_spatial_dims <= 3 and fits(form, batch, out_channels)
     channels = batch * g.groups
-    depthwise = g.groups == in_channels == out_channels
-    return depthwise and fits(for_depthwise_weight(g, batch), channels, channels)
+    if 1 < g.groups == in_channels == out_channels:
+        return fits(for_depthwise_weight(g, batch), channels, channels)
+    form = for_dense_weight(g, in_channels // g.groups)
+    return form.num_spatial_dims <= 3 and fits(form, channels, out_channels)
 
 
 def _with_two_axes(g: Geometry) -> Geometry:

@@ -25,6 +25,7 @@ from jaxconv.lowerings import (
 )
 from jaxconv.lowerings.bias import add_bias
 from jaxconv.lowerings.changes import Change
+from jaxconv.lowerings.copies import as_arithmetic
 from jaxconv.lowerings.once import computed_once
 
 OPERANDS = {
@@ -44,11 +45,14 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `once` and
+Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES` and
 `exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
+
+FINISHES = {"once": computed_once, "as_arithmetic": as_arithmetic}
+"""Names for what is done with the result, and a bias that is added to it."""
 
 GROUPS_TO_A_BLOCK = 16
 """That `blocks_of_groups` takes at a time, at most: each takes time to compile."""
@@ -69,9 +73,9 @@ def carry_out(
             return blocks.by_block(form, result, a, b, BLOCKS[name])
         if name == "blocks_of_groups":
             return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
-        if name == "once":
+        if name in FINISHES:
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
-            return computed_once(add_bias(y, options.get("bias"), geometry=g))
+            return FINISHES[name](add_bias(y, options.get("bias"), geometry=g))
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -119,7 +123,7 @@ def adds_results(plan: Plan, result: str) -> bool:
 def takes_bias(plan: Plan, result: str) -> bool:
     """Whether a plan adds a bias, once to each element of what results."""
     names = {*plan[:-1]}
-    if "once" in names:
+    if not names.isdisjoint(FINISHES):
         return True
     return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS[result])
 
