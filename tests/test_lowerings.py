@@ -85,6 +85,8 @@ PLANS = [
     ("gathers",),
     ("once", "phases", "fit", "taps"),
     ("as_arithmetic", "phases", "direct"),
+    ("unpadded_phases", "direct"),
+    ("unpadded_phases:0", "stride_to_channels", "exchange", "direct"),
     ("last", "window_sums"),
     ("last", "groups", "sum_over_taps", "matrix_product"),
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),

@@ -132,31 +132,42 @@ def fit_input(g: Geometry) -> Change:
     return Change([part], x_map, same, same)
 
 
-def phases(g: Geometry, axis: int) -> Change:
+def phases(g: Geometry, axis: int, padded: bool = True) -> Change:
     """Along one axis: stride s as a sum over the s phases of x, each with stride 1.
 
-    Window q and tap t meet x at `j = q*s + t*d - low`. Of tap t, `t*d = e*s + r` says how many
-    whole strides it lies away and in which phase r: `j + low = (q + e)*s + r`. Taps of a phase are
-    `m = s/gcd(s, d)` apart, so that e grows by `d/gcd(s, d)` from one to the next: that is the
-    dilation of their part, over the elements `x[a*s + r - low]`.
+    Window q and tap t meet x at `j = q*s + t*d - low`. With `before` zeros before x, of tap t,
+    `t*d - low + before = e*s + r` says how many whole strides it lies away and in which phase r:
+    `j + before = (q + e)*s + r`. Taps of a phase are `m = s/gcd(s, d)` apart, so that e grows by
+    `d/gcd(s, d)` from one to the next: that is the dilation of their part, over the elements
+    `x[a*s + r - before]`.
+
+    All padding is part of the phases; or if they are not to be `padded`, of the parts.
     """
     s, d, k = g.stride[axis], g.dilation[axis], g.kernel_size[axis]
     o, low = g.output_size[axis], g.padding_low[axis]
     common = math.gcd(s, d)
     apart, dilation = s // common, d // common
     firsts = range(min(apart, k))  # The first tap of each phase that has any.
-    offsets = [divmod(t * d, s) for t in firsts]
     counts = [len(range(t, k, apart)) for t in firsts]
-    sizes = [o + (count - 1) * dilation for count in counts]
-    rows = max(e + size for (e, _), size in zip(offsets, sizes, strict=True))
+    before = low if padded else 0
+    places = [divmod(t * d - low + before, s) for t in firsts]
+    met = [
+        (e, e + o + (count - 1) * dilation) for (e, _), count in zip(places, counts, strict=True)
+    ]
+    rows = max(stop for _, stop in met) if padded else -(-g.input_size[axis] // s)
+    runs = [
+        # A single tap is one product, of all that its windows meet.
+        run if count == 1 else _overlap(run, rows)
+        for run, count in zip(met, counts, strict=True)
+    ]
     image_axis = g.spatial_axes[axis]
 
     def x_map(x):
-        x = _split_axis(fit(x, image_axis, low, rows * s), image_axis, s)
+        x = _split_axis(fit(x, image_axis, before, rows * s), image_axis, s)
         by_phase = _unstack(x, image_axis + 1)
         return [
-            fit(by_phase[phase], image_axis, -e, size)
-            for (e, phase), size in zip(offsets, sizes, strict=True)
+            fit(by_phase[phase], image_axis, -start, stop - start)
+            for (_, phase), (start, stop) in zip(places, runs, strict=True)
         ]
 
     def w_map(w):
@@ -172,15 +183,21 @@ def phases(g: Geometry, axis: int) -> Change:
         replace_axis(
             g,
             axis,
-            input_size=size,
+            input_size=stop - start,
             kernel_size=count,
             stride=1,
-            padding_low=0,
+            padding_low=start - e,
             dilation=dilation,
         )
-        for size, count in zip(sizes, counts, strict=True)
+        for (e, _), (start, stop), count in zip(places, runs, counts, strict=True)
     ]
     return Change(parts, x_map, w_map, y_map)
+
+
+def _overlap(run: tuple[int, int], size: int) -> tuple[int, int]:
+    """Of elements from one to before another, those that an axis has; or all, if it has none."""
+    start, stop = max(run[0], 0), min(run[1], size)
+    return (start, stop) if start < stop else run
 
 
 def stride_to_channels(g: Geometry, axis: int) -> Change:

@@ -253,7 +253,7 @@ def _strided_input_to_onednn(
     if as_channels or not _pays_by_phases(plan, g, c, o, most, images):
         return as_channels
     fit = all(onednn.fits(part.exchanged(), o * g.groups, c * g.groups) for part in _phases(g))
-    return ("phases",) if fit else None
+    return ("unpadded_phases",) if fit else None
 
 
 def _pays_by_phases(
@@ -287,11 +287,11 @@ def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
     if not pays or not divides(g) or is_patchify(g) or not _rounds_well_at_once(g, o):
         return None
     apart = apart and g.stride[0] > 1
-    for part in changes.phases(g, 0).parts if apart else [g]:
+    for part in changes.phases(g, 0, padded=False).parts if apart else [g]:
         channels = c * math.prod(part.stride) * g.groups
         if not onednn.fits(_stride_to_channels(part).exchanged(), o * g.groups, channels):
             return None
-    return ("phases:0", "stride_to_channels") if apart else ("stride_to_channels",)
+    return ("unpadded_phases:0", "stride_to_channels") if apart else ("stride_to_channels",)
 
 
 def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
@@ -315,7 +315,8 @@ def _phases(g: Geometry) -> list[Geometry]:
     strided = [axis for axis, s in enumerate(g.stride) if s > 1]
     if not strided:
         return [g]
-    return [part for first in changes.phases(g, strided[0]).parts for part in _phases(first)]
+    first = changes.phases(g, strided[0], padded=False)
+    return [phase for part in first.parts for phase in _phases(part)]
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:

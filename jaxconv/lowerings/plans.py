@@ -91,6 +91,7 @@ _ADDING = {
     "image_to_halves": ("input",),
     "repeat_channels": ("input",),
     "phases": ("output",),
+    "unpadded_phases": ("output",),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
@@ -207,8 +208,8 @@ def is_patchify(g: Geometry) -> bool:
     return g.kernel_size == g.stride and g.taps > 1 and divides(g)
 
 
-def _phases(g: Geometry, axis: int, **_) -> Change | None:
-    return changes.phases(g, axis) if g.stride[axis] > 1 else None
+def _phases(g: Geometry, axis: int, padded: bool = True, **_) -> Change | None:
+    return changes.phases(g, axis, padded) if g.stride[axis] > 1 else None
 
 
 def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
@@ -319,6 +320,7 @@ def _fit(g: Geometry, axis: int, result: str, **_) -> Change | None:
 
 _CHANGES: dict[str, Callable[..., Change | None]] = {
     "phases": _phases,
+    "unpadded_phases": functools.partial(_phases, padded=False),
     "stride_to_channels": _stride_to_channels,
     "taps_to_channels": _taps_to_channels,
     "windows_to_channels": _windows_to_channels,
