@@ -85,6 +85,7 @@ PLANS = [
     ("gathers",),
     ("once", "phases", "fit", "taps"),
     ("as_arithmetic", "phases", "direct"),
+    ("taps_to_channels", "copied", "direct"),
     ("unpadded_phases", "direct"),
     ("unpadded_phases:0", "stride_to_channels", "exchange", "direct"),
     ("last", "window_sums"),

@@ -101,7 +101,7 @@ def _by_onednn(
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
-        return ("taps_to_channels", "onednn")
+        return ("taps_to_channels", *(("copied",) if set(g.stride) != {1} else ()), "onednn")
     if plan[-1] == "gathers" and _is_better_gathered(result, g, setting.images):
         return None
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:

@@ -45,8 +45,8 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES` and
-`exchange`."""
+Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`,
+`copied` and `exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
@@ -76,6 +76,8 @@ def carry_out(
         if name in FINISHES:
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
             return FINISHES[name](add_bias(y, options.get("bias"), geometry=g))
+        if name == "copied":
+            return carry_out(plan[position + 1 :], result, as_arithmetic(a), b, g, **options)
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -135,7 +137,7 @@ _BY_ONEDNN = ("onednn", "onednn_in_parts")
 _KEEPING_RESULTS: dict[str, tuple[set[str], ...]] = {
     "output": (
         {"crop_kernel", "last_in_memory", "repeat_channels"},
-        {"crop_kernel", "taps_to_channels"},
+        {"crop_kernel", "taps_to_channels", "copied"},
         {"crop_kernel", "stride_to_channels"},
     ),
     "input": ({"crop_kernel", "last_in_memory"},),
