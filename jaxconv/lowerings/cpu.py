@@ -97,11 +97,12 @@ def _by_onednn(
 ) -> Plan | None:
     """A plan with oneDNN, if it is faster than XLA's."""
     if not g.channels_last and _is_product_as_it_lies(result, g, in_channels, out_channels):
-        return ("stride_to_channels" if is_patchify(g) else "taps_to_channels", "onednn")
+        change = "stride_to_channels" if is_patchify(g) else "taps_to_channels"
+        return (change, *(() if result == "input" else _copied(g)), "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
-        return ("taps_to_channels", *(("copied",) if set(g.stride) != {1} else ()), "onednn")
+        return ("taps_to_channels", *_copied(g), "onednn")
     if plan[-1] == "gathers" and _is_better_gathered(result, g, setting.images):
         return None
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
@@ -152,6 +153,11 @@ def _is_one_product(g: Geometry) -> bool:
     """Whether y is a product of w and single elements of x."""
     padded = any(g.padding_low) or max(g.padding_high) > 0
     return g.groups == g.taps == 1 and not padded
+
+
+def _copied(g: Geometry) -> Plan:
+    """If x, to be one operand of a product, is not what it is already."""
+    return () if g.taps == 1 and set(g.stride) == {1} else ("copied",)
 
 
 def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:

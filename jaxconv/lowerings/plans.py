@@ -138,7 +138,7 @@ _KEEPING_RESULTS: dict[str, tuple[set[str], ...]] = {
     "output": (
         {"crop_kernel", "last_in_memory", "repeat_channels"},
         {"crop_kernel", "taps_to_channels", "copied"},
-        {"crop_kernel", "stride_to_channels"},
+        {"crop_kernel", "stride_to_channels", "copied"},
     ),
     "input": ({"crop_kernel", "last_in_memory"},),
     "weight": (),
