@@ -30,7 +30,7 @@ def by_block(
 ) -> jax.Array:
     """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch.
 
-    To have so many images, a block may be twice as large, or once for each core.
+    To have so many images, a block may be as many times as large as there are cores, at least two.
     """
     arrays = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
     size = _images_per_block(arrays, images)

@@ -156,7 +156,7 @@ def _is_one_product(g: Geometry) -> bool:
 
 
 def _copied(g: Geometry) -> Plan:
-    """If x, to be one operand of a product, is not what it is already."""
+    """Where it takes a copy to make x one operand of a product."""
     return () if g.taps == 1 and set(g.stride) == {1} else ("copied",)
 
 

@@ -52,7 +52,7 @@ BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
 
 FINISHES = {"once": computed_once, "as_arithmetic": as_arithmetic}
-"""Names for what is done with the result, and a bias that is added to it."""
+"""Names for what is done with the result, after a bias is added to it."""
 
 GROUPS_TO_A_BLOCK = 16
 """That `blocks_of_groups` takes at a time, at most: each takes time to compile."""
