@@ -6,16 +6,17 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 
-def as_arithmetic(array: jax.Array) -> jax.Array:
+def as_arithmetic(array: jax.Array, reads: int = 1) -> jax.Array:
     """The same array, after operations that change nothing.
 
     What does no more operations than it moves bytes, XLA:CPU takes for a copy, and gives it the
-    square root of the cores; and transposes that are nothing else become slow code.
+    square root of the cores; and transposes that are nothing else become slow code. `reads` numbers
+    are read for each element.
     """
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array
     bits = jnp.finfo(array.dtype)
-    for _ in range(2 * array.dtype.itemsize + 1):  # More than the bytes of an element, in and out.
+    for _ in range((reads + 1) * array.dtype.itemsize + 1):
         array = lax.reduce_precision(array, bits.nexp, bits.nmant)
     return array
 

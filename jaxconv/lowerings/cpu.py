@@ -29,7 +29,7 @@ SMALL_SINGLE = 20480
 oneDNN."""
 
 SMALL_BATCH = 1 << 20
-"""Numbers of all images up to which XLA:CPU is fast at reading them with a few of the cores."""
+"""Numbers of all images up to which oneDNN's call takes longer than to look them up in tables."""
 
 SMALL_COPIES = 1 << 21
 """Numbers that all windows meet up to which they may well be written down,"""
@@ -142,11 +142,11 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
 
 
 def _is_better_gathered(result: str, g: Geometry, images: int | None) -> bool:
-    """Whether a depthwise y takes less time than oneDNN's call for it, since with a stride it is
-    small."""
-    strided = result == "output" and set(g.stride) != {1} and g.taps <= xla_cpu.SMALL_KERNEL
+    """Whether a depthwise y takes less time than oneDNN's call for it: with a stride, or small."""
+    if result != "output" or g.taps > xla_cpu.SMALL_KERNEL:
+        return False
     numbers = (images or math.inf) * g.groups * math.prod(g.input_size)
-    return strided and numbers <= SMALL_BATCH
+    return set(g.stride) != {1} or numbers <= SMALL_BATCH
 
 
 def _is_one_product(g: Geometry) -> bool:

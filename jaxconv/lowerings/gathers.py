@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
+from jaxconv.lowerings.copies import as_arithmetic
 
 Tables = list[list[tuple[np.ndarray, np.ndarray]]]
 """For each axis and tap along it: of all results, the place of what each meets, and whether there
@@ -31,7 +32,8 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
         places += tap * g.dilation[axis] - g.padding_low[axis]
         return within(places, g.input_size[axis])
 
-    return _sum_over_taps(x, w, g, _tables(g, met), **options)
+    y = _sum_over_taps(x, w, g, _tables(g, met), **options)
+    return y if set(g.stride) == {1} else as_arithmetic(y, reads=g.taps)
 
 
 def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:

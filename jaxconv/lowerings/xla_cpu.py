@@ -194,6 +194,9 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     phases = ("phases",) if result == "input" else ()
     by_rows = fits_rows(g) and g.taps * (c if result == "output" else o) <= FEW_TAPS
     strided = set(g.stride) != {1}
+    looked_up = result == "output" and strided and c * o == 1 and g.taps <= SMALL_KERNEL
+    if not g.channels_last and looked_up and one_device:
+        return ("gathers",)
     if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
         return (*phases, "fit", "taps")
     several = min(c, o) > 1 or (c * o > 1 and set(g.dilation) != {1})
