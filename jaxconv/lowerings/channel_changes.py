@@ -72,8 +72,8 @@ def last_in_memory(g: Geometry) -> Change:
 
     def image_map(image):
         batch, channels, *size = image.shape
-        rows = as_arithmetic(image.reshape(batch, channels, -1).swapaxes(1, 2))
-        rows = moved_in_memory(rows)
+        rows = image.reshape(batch, channels, -1).swapaxes(1, 2)
+        rows = moved_in_memory(as_arithmetic(rows))
         return [rows.reshape(batch, *size, channels)]
 
     return Change([part], image_map, same, image_map)

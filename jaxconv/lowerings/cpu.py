@@ -98,11 +98,11 @@ def _by_onednn(
     """A plan with oneDNN, if it is faster than XLA's."""
     if not g.channels_last and _is_product_as_it_lies(result, g, in_channels, out_channels):
         change = "stride_to_channels" if is_patchify(g) else "taps_to_channels"
-        return (change, *(() if result == "input" else _copied(g)), "onednn")
+        return (change, *_copied(result, g), "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
-        return ("taps_to_channels", *_copied(g), "onednn")
+        return ("taps_to_channels", *_copied(result, g), "onednn")
     if plan[-1] == "gathers" and _is_better_gathered(result, g, setting.images):
         return None
     if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
@@ -155,9 +155,10 @@ def _is_one_product(g: Geometry) -> bool:
     return g.groups == g.taps == 1 and not padded
 
 
-def _copied(g: Geometry) -> Plan:
+def _copied(result: str, g: Geometry) -> Plan:
     """Where it takes a copy to make x one operand of a product."""
-    return () if g.taps == 1 and set(g.stride) == {1} else ("copied",)
+    as_it_lies = g.taps == 1 and set(g.stride) == {1}
+    return () if result == "input" or as_it_lies else ("copied",)
 
 
 def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:

@@ -33,6 +33,7 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
         return within(places, g.input_size[axis])
 
     y = _sum_over_taps(x, w, g, _tables(g, met), **options)
+    # XLA counts what windows skip, too: more bytes than operations.
     return y if set(g.stride) == {1} else as_arithmetic(y, reads=g.taps)
 
 

@@ -31,8 +31,8 @@ STRIPS = {2: 3, 3: 5}
 adds up one by one what torch adds up in parts, and rounding grows with the square root of that."""
 
 SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
-"""Windows over which a weight gradient without groups is summed, for the same reason. oneDNN itself
-does so in parts, if y has at least so many elements."""
+"""Windows over which a weight gradient that isn't depthwise is summed, for the same reason. oneDNN
+itself does so in parts, if y has at least so many elements."""
 
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels to a part of those that a convolution sums over, if it sums in parts. oneDNN
@@ -60,7 +60,7 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     """
     if g.output_size[-1] == 1:
         return False
-    depthwise = 1 < g.groups == in_channels == out_channels
+    depthwise = _is_depthwise(g, in_channels, out_channels)
     rows = list(zip(g.stride, g.kernel_size, g.output_size, strict=True))[:-1]
     skips = any(s > k and o > 1 for s, k, o in rows)
     one_channel = in_channels == g.groups and not depthwise
@@ -73,6 +73,10 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
         return False
     sizes = (in_channels * math.prod(g.input_size), out_channels * math.prod(g.output_size))
     return max(sizes) <= LARGEST
+
+
+def _is_depthwise(g: Geometry, in_channels: int, out_channels: int) -> bool:
+    return 1 < g.groups == in_channels == out_channels
 
 
 def fits_result(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> bool:
@@ -161,7 +165,7 @@ def _summed_in_parts(
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **_: Any) -> jax.Array:
     """w, from x and y, by a convolution over x whose kernel is y."""
-    depthwise = 1 < geometry.groups == x.shape[-1] == y.shape[-1]
+    depthwise = _is_depthwise(geometry, x.shape[-1], y.shape[-1])
     return (_depthwise_weight if depthwise else _dense_weight)(x, y, geometry)
 
 
@@ -272,7 +276,7 @@ def for_depthwise_weight(g: Geometry, batch: int) -> Geometry:
 def fits_weight(g: Geometry, batch: int, in_channels: int, out_channels: int) -> bool:
     """As `fits`, for `conv_weight`."""
     channels = batch * g.groups
-    if 1 < g.groups == in_channels == out_channels:
+    if _is_depthwise(g, in_channels, out_channels):
         return fits(for_depthwise_weight(g, batch), channels, channels)
     form = for_dense_weight(g, in_channels // g.groups)
     return form.num_spatial_dims <= 3 and fits(form, channels, out_channels)
