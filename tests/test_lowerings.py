@@ -191,7 +191,7 @@ def test_xla_keeps_the_arithmetic_of_a_copy(dtype):
 @pytest.mark.parametrize("cores", [1, 2, 16])
 def test_blocks_are_larger_for_more_cores(cores, monkeypatch):
     """If several images are wanted, one MiB each here; two blocks' worth at least."""
-    monkeypatch.setattr(blocks, "_cores", lambda: cores)
+    monkeypatch.setattr(blocks, "cores", lambda: cores)
     images = [jax.ShapeDtypeStruct((24, 1 << 17), jnp.float32)] * 2
     assert blocks._images_per_block(images, 1) == 4
     assert blocks._images_per_block(images, 12) == {1: 8, 2: 8, 16: 12}[cores]
@@ -236,9 +236,10 @@ def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
 @pytest.mark.parametrize("per_group", [(1, 1), (2, 3)], ids=str)
 def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypatch):
     """Single windows and several together, along one axis and more, with some left over and with
-    none; of two lines at a time, of some, and of all."""
+    none; of two lines at a time, of some, and of all; channel by channel, and together."""
     monkeypatch.setattr(window_sums, "TOGETHER", together)
     monkeypatch.setattr(window_sums, "NUMBERS", numbers)
+    monkeypatch.setattr(window_sums, "OF_A_CORE", numbers // blocks.cores())
     monkeypatch.setattr(window_sums, "ENTRIES", 1 << 6)
     n = len(size)
     k, s, p, d = ((3, 8, 2)[-n:], (2, 1, 2)[-n:], (2, 5, 1)[-n:], (1, 2, 3)[-n:])

@@ -1,9 +1,9 @@
 """A contraction over a few images at a time, so that what lies between stays small; or over a few
 groups, so that not all take time to compile.
 
-XLA:CPU allocates the temporaries of a call anew each time. From 32 MiB on that is fresh memory of
-the operating system's, and touching it for the first time can cost several times the arithmetic.
-Copies of a few images stay in the cache besides.
+XLA:CPU allocates the temporaries of a call anew each time. Large ones are fresh memory of the
+operating system's, and touching it for the first time can cost several times the arithmetic. Copies
+of a few images stay in the cache besides.
 
 What runs in the loop must not be a convolution, which XLA:CPU computes naively in there. And a
 batch that lies on several devices would be gathered: this is for one device.
@@ -16,6 +16,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+FRESH_BYTES = 32 << 20
+"""From so many on, memory is fresh each time."""
 
 BLOCK_BYTES = 4 << 20
 """Images up to this size together, operands and results, make a block."""
@@ -57,11 +60,11 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
     batch = arrays[0].shape[0]
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
     fitting = BLOCK_BYTES // image_bytes
-    most = max(1, fitting, min(wanted, max(2, _cores()) * BLOCK_BYTES // image_bytes))
+    most = max(1, fitting, min(wanted, max(2, cores()) * BLOCK_BYTES // image_bytes))
     return largest_divisor(batch, most)
 
 
-def _cores() -> int:
+def cores() -> int:
     """That XLA:CPU has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

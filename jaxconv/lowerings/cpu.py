@@ -11,6 +11,7 @@ import math
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
+from jaxconv.lowerings.blocks import FRESH_BYTES
 from jaxconv.lowerings.plans import Plan, divides, is_patchify
 from jaxconv.lowerings.setting import Setting
 
@@ -56,9 +57,6 @@ channels are summed."""
 
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help, and one fewer with a stride."""
-
-LARGE_COPY = 1 << 23
-"""More numbers would be copied to memory that is fresh each time."""
 
 
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
@@ -188,7 +186,7 @@ def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None
     """Whether a depthwise form of x with its channels repeated is faster."""
     if result == "output":
         copied = (images or 1) * multiplier * g.groups * math.prod(g.input_size)
-        return multiplier + (max(g.stride) > 1) < MULTIPLIER and copied <= LARGE_COPY
+        return multiplier + (max(g.stride) > 1) < MULTIPLIER and 4 * copied <= FRESH_BYTES
     return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
 
 

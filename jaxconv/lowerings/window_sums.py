@@ -10,7 +10,6 @@ What windows meet at a tap is looked up in tables, as in `gathers`, one axis at 
 part of the first axis, as if its images lay one behind the other.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -22,16 +21,20 @@ import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.blocks import largest_divisor
+from jaxconv.lowerings.blocks import FRESH_BYTES, cores, largest_divisor
+from jaxconv.lowerings.copies import as_arithmetic
 from jaxconv.lowerings.gathers import taken, within
 from jaxconv.lowerings.once import computed_once
 
 TOGETHER = 15
 """Windows that lie together, at most: what would be computed more often, XLA:CPU does not fuse."""
 
-NUMBERS = 1 << 20
-"""Sums in memory at a time, at most, but of two lines at least: with one, XLA:CPU looks up where it
-is anew for each product."""
+NUMBERS, OF_A_CORE = 1 << 20, 1 << 18
+"""Sums in memory at a time, at most; so many for each core, if these are more and all. But those of
+two lines at least: with one, XLA:CPU looks up where it is anew for each product."""
+
+MOST_READS = 64
+"""Of numbers for which arithmetic makes up: it takes time to compile."""
 
 ENTRIES = 1 << 16
 """Of a table, up to which it is written down in the program, and not computed there."""
@@ -47,17 +50,32 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
     x, y = x.astype(dtype), y.astype(dtype)
     channels, multiplier = x.shape[-1] // g.groups, y.shape[-1] // g.groups
     if channels == multiplier == 1:
-        return _depthwise(x, y, g)[:, None]
-    depthwise = dataclasses.replace(g, groups=y.shape[-1])
+        return jnp.moveaxis(_of_channels(x, y, g), -1, 0)[:, None]
     by_group = x.reshape(*x.shape[:-1], g.groups, channels)
+    if channels > 1 and _pays_at_once(x, channels * y.shape[-1], g):
+        w = _of_channels(_repeated(by_group.swapaxes(-1, -2), multiplier), y[..., None, :], g)
+        return jnp.moveaxis(w, (-1, -2), (0, 1))
 
     def of_channel(number: Any) -> jax.Array:
         channel = lax.dynamic_index_in_dim(by_group, number, axis=-1, keepdims=False)
-        # Within the loop over sums, it would leave no vectors of channels.
-        repeated = computed_once(jnp.repeat(channel, multiplier, axis=-1))
-        return _depthwise(repeated, y, depthwise)
+        return _of_channels(_repeated(channel, multiplier), y, g)
 
-    return lax.map(of_channel, jnp.arange(channels)).swapaxes(0, 1)
+    w = lax.map(of_channel, jnp.arange(channels))
+    return jnp.moveaxis(w, (-1, 0), (0, 1))
+
+
+def _pays_at_once(x: jax.Array, all_channels: int, g: Geometry) -> bool:
+    """Whether sums of all channels of a group of x are better had together."""
+    sums = _number_of_sums(g, x.shape[0], all_channels)
+    repeated = math.prod(x.shape[:-1]) * all_channels
+    in_memory = (sums + repeated) * x.dtype.itemsize
+    return sums <= cores() * OF_A_CORE and in_memory <= FRESH_BYTES
+
+
+def _repeated(by_channel: jax.Array, multiplier: int) -> jax.Array:
+    """Each channel of x as often as its group has channels of y. Within the loop over sums, that
+    would leave no vectors of channels."""
+    return computed_once(as_arithmetic(jnp.repeat(by_channel, multiplier, axis=-1)))
 
 
 class _Met(NamedTuple):
@@ -70,33 +88,44 @@ class _Met(NamedTuple):
     exist: Any
 
 
-def _depthwise(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
-    """`(channels, *k)`"""
-    together = _together(g.output_size)
-    chunks = [-(-o // length) for o, length in zip(g.output_size, together, strict=True)]
+def _of_channels(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
+    """`(*k, *channels)`, of an x and a y with channels for each other, along one axis or two."""
+    together, chunks = _together(g.output_size), _chunks(g)
     others = [_met(g, n, together[n], _numbers(chunks[n])) for n in range(1, len(chunks))]
-    lines = x.shape[0] * chunks[0]
-    most = max(2, NUMBERS // (math.prod(chunks[1:]) * g.taps * x.shape[-1]))
-    blocks = -(-lines // most)
-    size = -(-lines // max(1, blocks))  # Of a block. The last may have less.
+    batch, channels = x.shape[0], math.prod(x.shape[1 + len(chunks) :])
+    lines, blocks = batch * chunks[0], 1
+    if _number_of_sums(g, batch, channels) > max(NUMBERS, cores() * OF_A_CORE):
+        of_line = _number_of_sums(g, 1, channels) // chunks[0]
+        blocks = -(-lines // max(2, NUMBERS // of_line))
+    size = -(-lines // blocks)
     x, y = (image.reshape(-1, *image.shape[2:]) for image in (x, y))
 
-    def of_lines(first: _Met) -> jax.Array:
-        return _added(computed_once(_sums(x, y, [first, *others])), g.num_spatial_dims)
+    def of_lines(first: _Met, y: jax.Array) -> jax.Array:
+        sums = _sums(x, y, [first, *others])
+        # XLA counts all of x for each block.
+        reads = 2 * math.prod(together) + min(MOST_READS, x.size // sums.size)
+        return _added(computed_once(as_arithmetic(sums, reads)), g.num_spatial_dims)
 
     def of_block(number: Any) -> jax.Array:
-        line = number * size + _numbers(size)
-        place = divmod(line.clip(0, lines - 1), chunks[0])
-        met = _met_by_lines(g, together[0], *map(computed_once, place))
-        tables = met._replace(exist=met.exist & (line < lines)[None, :, None])
-        return of_lines(_Met(*(computed_once(table.astype(np.int32)) for table in tables)))
+        start = jnp.minimum(number * size, lines - size)
+        line = start + _numbers(size)
+        met = _met_by_lines(g, together[0], *map(computed_once, divmod(line, chunks[0])))
+        is_new = line >= number * size  # The last block begins within the one before.
+        tables = met._replace(exist=met.exist & is_new[None, :, None])
+        first = _Met(*(computed_once(table.astype(np.int32)) for table in tables))
+        if together[0] > 1:
+            return of_lines(first, y)
+        of_these = computed_once(as_arithmetic(lax.dynamic_slice_in_dim(y, start, size)))
+        return of_lines(first._replace(windows=_numbers(size)[None]), of_these)
 
-    if blocks <= 1 and lines * together[0] * g.kernel_size[0] <= ENTRIES:
-        w = of_lines(_met_by_lines(g, together[0], *divmod(_numbers(lines), chunks[0])))
-    else:
-        zeros = jnp.zeros_like(jax.eval_shape(of_block, 0))
-        w = lax.fori_loop(0, blocks, lambda n, total: total + of_block(n), zeros)
-    return jnp.moveaxis(w, -1, 0)
+    if blocks == 1 and lines * together[0] * g.kernel_size[0] <= ENTRIES:
+        return of_lines(_met_by_lines(g, together[0], *divmod(_numbers(lines), chunks[0])), y)
+    zeros = jnp.zeros_like(jax.eval_shape(of_block, 0))
+    return lax.fori_loop(0, blocks, lambda n, total: total + of_block(n), zeros)
+
+
+def _number_of_sums(g: Geometry, batch: int, channels: int) -> int:
+    return batch * math.prod(_chunks(g)) * g.taps * channels
 
 
 def _numbers(count: int) -> np.ndarray:
@@ -111,6 +140,11 @@ def _together(output_size: Sequence[int]) -> list[int]:
         lengths.append(max(1, -(-o // chunks)))
         most //= lengths[-1]
     return lengths[::-1]
+
+
+def _chunks(g: Geometry) -> list[int]:
+    """Of windows that lie together, along each axis."""
+    return [-(-o // n) for o, n in zip(g.output_size, _together(g.output_size), strict=True)]
 
 
 def _met(g: Geometry, axis: int, together: int, chunks: Any) -> _Met:
@@ -133,22 +167,23 @@ def _met_by_lines(g: Geometry, together: int, image: Any, chunk: Any) -> _Met:
 
 
 def _sums(x: jax.Array, y: jax.Array, met: Sequence[_Met]) -> jax.Array:
-    """Of the products of windows that lie together: `(*chunks, *taps, channels)`"""
+    """Of the products of windows that lie together: `(*chunks, *taps, *channels)`"""
     n = len(met)
-    together = [len(axis.windows) for axis in met]
+    ndim, together = x.ndim + n, [len(axis.windows) for axis in met]
 
     def product(place: Sequence[int]) -> jax.Array:
         x_met, y_met, masks = x, y, []
         for axis, at in enumerate(place):
             windows, places, exist = (_at(table, at) for table in met[axis])
             x_met, y_met = taken(x_met, places, 2 * axis), taken(y_met, windows, axis)
-            masks += [_mask(exist, axis, n)] if together[axis] > 1 else []
-        x_met = x_met.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n)
+            masks += [_mask(exist, axis, n, ndim)] if together[axis] > 1 else []
+        x_met = x_met.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), *range(2 * n, ndim))
         y_met = jnp.expand_dims(y_met, tuple(range(n, 2 * n)))
         return _where(masks, x_met * y_met)
 
     products = map(product, np.ndindex(*together))
-    masks = [_mask(_at(met[axis].exist, 0), axis, n) for axis in range(n) if together[axis] == 1]
+    alone = [axis for axis in range(n) if together[axis] == 1]
+    masks = [_mask(_at(met[axis].exist, 0), axis, n, ndim) for axis in alone]
     return _where(masks, functools.reduce(jnp.add, products))
 
 
@@ -158,11 +193,11 @@ def _at(table: Any, number: int) -> Any:
     return lax.index_in_dim(table, number, keepdims=False)
 
 
-def _mask(exist: Any, axis: int, num_axes: int) -> jax.Array | None:
+def _mask(exist: Any, axis: int, num_axes: int, ndim: int) -> jax.Array | None:
     """Along an axis of the sums and that of its taps, or None if all exist."""
     if isinstance(exist, np.ndarray) and exist.all():
         return None
-    shape = [1] * (2 * num_axes + 1)
+    shape = [1] * ndim
     shape[axis], shape[num_axes + axis] = exist.shape
     return jnp.asarray(exist, bool).reshape(shape)
 
