@@ -92,7 +92,7 @@ PLANS = [
     ("windows_to_channels", "direct"),
     ("first", "windows_to_channels", "direct"),
     ("blocks", "sum_over_taps", "direct"),
-    ("large_blocks", "groups", "direct"),
+    ("large_blocks", "groups", "both_copied", "direct"),
     ("repeat_channels", "direct"),
     ("blocks", "last", "groups", "sum_over_taps", "matrix_product"),
     ("blocks", "phases", "taps_to_channels:-1", "sum_over_taps", "direct"),

@@ -11,7 +11,7 @@ import math
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
-from jaxconv.lowerings.blocks import FRESH_BYTES
+from jaxconv.lowerings.blocks import FRESH_BYTES, cores
 from jaxconv.lowerings.plans import Plan, divides, is_patchify
 from jaxconv.lowerings.setting import Setting
 
@@ -44,6 +44,9 @@ PAIR = 4
 MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
 """Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
 convolution that gives all of them: in all, and below which to a channel of y."""
+
+SEVERAL_CORES = 4
+"""From which on phases of groups take less time in one call, though it multiplies more zeros."""
 
 MOST_TO_A_PHASE = 1 << 12
 """Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
@@ -220,7 +223,8 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     if of_eights:  # For which oneDNN has code that is fast at all groups in one call.
         return ("large_blocks", *layout, *tail)
     many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
-    return (*many, "large_blocks", *layout, "groups", *tail)
+    groups = ("groups", "both_copied") if g.groups > 1 else ()
+    return (*many, "large_blocks", *layout, *groups, *tail)
 
 
 def _fills_lanes_better(c: int, o: int) -> bool:
@@ -288,7 +292,8 @@ def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
     if g.groups == 1:
         pays, apart = n == 3, True
     else:
-        pays, apart = _pays_grouped(g, c, o), n == 2 and c >= LANES
+        pays = _pays_grouped(g, c, o)
+        apart = n == 2 and c >= LANES and cores() < SEVERAL_CORES
     if not pays or not divides(g) or is_patchify(g) or not _rounds_well_at_once(g, o):
         return None
     apart = apart and g.stride[0] > 1

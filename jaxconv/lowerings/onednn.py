@@ -130,14 +130,14 @@ def conv_input(
     of_image, of_kernel = g.spatial_axes, tuple(range(2, w.ndim))
     exchanged = g.exchanged()
     if g.groups > 1:
-        return conv(y, taps.reversed_kernel(w, g.groups), exchanged, bias)
+        return conv(y, as_arithmetic(taps.reversed_kernel(w, g.groups)), exchanged, bias)
     compute = _summed_in_parts if in_parts else convolution
     axes = (1, 0, *of_kernel)
     images = y.size + y.shape[0] * math.prod(g.input_size) * w.shape[1]
     if images < w.size:
         reversed_form = dataclasses.replace(exchanged, padding_low=exchanged.padding_high)
         return lax.rev(compute(lax.rev(y, of_image), w, axes, reversed_form, bias), of_image)
-    return compute(y, lax.rev(w, of_kernel), axes, exchanged, bias)
+    return compute(y, as_arithmetic(lax.rev(w, of_kernel)), axes, exchanged, bias)
 
 
 def _summed_in_parts(
@@ -152,10 +152,11 @@ def _summed_in_parts(
     first = channels - (parts - 1) * size
 
     def part(start, size):
-        return (
+        slices = (
             lax.dynamic_slice_in_dim(x, start, size, -1),
             lax.dynamic_slice_in_dim(w, start, size, axes[1]),
         )
+        return (as_arithmetic(array, reads=parts) for array in slices)  # All is counted as read.
 
     def add_part(n, y):
         return convolution(*part(first + n * size, size), axes, g, added=y)

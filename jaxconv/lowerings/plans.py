@@ -45,14 +45,17 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`,
-`copied` and `exchange`."""
+Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`, `COPIES`
+and `exchange`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
 
 FINISHES = {"once": computed_once, "as_arithmetic": as_arithmetic}
 """Names for what is done with the result, after a bias is added to it."""
+
+COPIES = ("copied", "both_copied")
+"""Names for arithmetic with the first operand, or both, where they are copied in any case."""
 
 GROUPS_TO_A_BLOCK = 16
 """That `blocks_of_groups` takes at a time, at most: each takes time to compile."""
@@ -76,7 +79,8 @@ def carry_out(
         if name in FINISHES:
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
             return FINISHES[name](add_bias(y, options.get("bias"), geometry=g))
-        if name == "copied":
+        if name in COPIES:
+            b = as_arithmetic(b) if name == "both_copied" else b
             return carry_out(plan[position + 1 :], result, as_arithmetic(a), b, g, **options)
         if name == "exchange":
             if set(g.stride) == {1}:

@@ -75,7 +75,9 @@ def _pays_at_once(x: jax.Array, all_channels: int, g: Geometry) -> bool:
 def _repeated(by_channel: jax.Array, multiplier: int) -> jax.Array:
     """Each channel of x as often as its group has channels of y. Within the loop over sums, that
     would leave no vectors of channels."""
-    return computed_once(as_arithmetic(jnp.repeat(by_channel, multiplier, axis=-1)))
+    # XLA does the arithmetic before it repeats.
+    arithmetic = as_arithmetic(by_channel, reads=multiplier)
+    return computed_once(jnp.repeat(arithmetic, multiplier, axis=-1))
 
 
 class _Met(NamedTuple):
