@@ -68,7 +68,6 @@ def last(g: Geometry) -> Change:
 def last_in_memory(g: Geometry) -> Change:
     """Channels last, in memory too. All of space is moved as one axis, which takes XLA:CPU less
     time than two or three."""
-    part = dataclasses.replace(g, channels_last=True)
 
     def image_map(image):
         batch, channels, *size = image.shape
@@ -76,4 +75,9 @@ def last_in_memory(g: Geometry) -> Change:
         rows = moved_in_memory(as_arithmetic(rows))
         return [rows.reshape(batch, *size, channels)]
 
-    return Change([part], image_map, same, image_map)
+    return last(g)._replace(x=image_map, y=image_map)
+
+
+def y_last_in_memory(g: Geometry) -> Change:
+    """Channels last, in memory too those of y."""
+    return last(g)._replace(y=last_in_memory(g).y)

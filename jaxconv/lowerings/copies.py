@@ -5,6 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+MOST_READS = 64
+"""To an element, for which arithmetic may make up: it takes time to compile."""
+
 
 def as_arithmetic(array: jax.Array, reads: int = 1) -> jax.Array:
     """The same array, after operations that change nothing.

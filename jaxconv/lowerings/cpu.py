@@ -69,9 +69,18 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if result == "weight":
         return plan
     if plan[-1] in xla_cpu.ARITHMETIC:
-        return ("once", *plan) if setting.one_device else plan
+        return ("once", *_padded_by_all_cores(plan, result)) if setting.one_device else plan
     woven = result == "input" and set(g.stride) != {1}
     return ("as_arithmetic", *plan) if woven else plan
+
+
+def _padded_by_all_cores(plan: Plan, result: str) -> Plan:
+    """The same arithmetic, with the padding before it shared by all cores."""
+    if "fit" not in plan:
+        return plan
+    exchange = ("exchange",) if result == "input" else ()
+    position = plan.index("fit")
+    return (*plan[:position], *exchange, "copied", *plan[position:])
 
 
 def _fastest(
@@ -196,7 +205,7 @@ def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None
 def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan | None:
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
-    layout = () if g.channels_last else ("last",)
+    layout = () if g.channels_last else ("y_last_in_memory",)
     of_eights = g.groups > 1 < g.taps and c == o == EVEN
     if plan[-1] == "window_sums" and not of_eights:
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):

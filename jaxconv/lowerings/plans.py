@@ -25,7 +25,7 @@ from jaxconv.lowerings import (
 )
 from jaxconv.lowerings.bias import add_bias
 from jaxconv.lowerings.changes import Change
-from jaxconv.lowerings.copies import as_arithmetic
+from jaxconv.lowerings.copies import MOST_READS, as_arithmetic
 from jaxconv.lowerings.once import computed_once
 
 OPERANDS = {
@@ -51,7 +51,10 @@ and `exchange`."""
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
 
-FINISHES = {"once": computed_once, "as_arithmetic": as_arithmetic}
+FINISHES = {
+    "once": lambda y, reads: computed_once(as_arithmetic(y, min(reads, MOST_READS))),
+    "as_arithmetic": lambda y, reads: as_arithmetic(y),
+}
 """Names for what is done with the result, after a bias is added to it."""
 
 COPIES = ("copied", "both_copied")
@@ -78,10 +81,13 @@ def carry_out(
             return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
         if name in FINISHES:
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
-            return FINISHES[name](add_bias(y, options.get("bias"), geometry=g))
+            reads = g.taps * max(channels_of(result, a, b, g)) // g.groups
+            return FINISHES[name](add_bias(y, options.get("bias"), geometry=g), reads)
         if name in COPIES:
-            b = as_arithmetic(b) if name == "both_copied" else b
-            return carry_out(plan[position + 1 :], result, as_arithmetic(a), b, g, **options)
+            # Of a group of channels, all are counted as read; padding adds elements.
+            b = as_arithmetic(b, reads=4) if name == "both_copied" else b
+            a = as_arithmetic(a, reads=2)
+            return carry_out(plan[position + 1 :], result, a, b, g, **options)
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
@@ -312,6 +318,10 @@ def _last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else channel_changes.last_in_memory(g)
 
 
+def _y_last_in_memory(g: Geometry, axis: int, **_) -> Change | None:
+    return None if g.channels_last else channel_changes.y_last_in_memory(g)
+
+
 def _crop_kernel(g: Geometry, axis: int, **_) -> Change | None:
     change = changes.crop_kernel(g)
     return change if change.parts[0].kernel_size != g.kernel_size else None
@@ -345,6 +355,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "first": _first,
     "last": _last,
     "last_in_memory": _last_in_memory,
+    "y_last_in_memory": _y_last_in_memory,
     "fit": _fit,
 }
 

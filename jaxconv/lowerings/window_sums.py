@@ -22,7 +22,7 @@ from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings.blocks import FRESH_BYTES, cores, largest_divisor
-from jaxconv.lowerings.copies import as_arithmetic
+from jaxconv.lowerings.copies import MOST_READS, as_arithmetic
 from jaxconv.lowerings.gathers import taken, within
 from jaxconv.lowerings.once import computed_once
 
@@ -32,9 +32,6 @@ TOGETHER = 15
 NUMBERS, OF_A_CORE = 1 << 20, 1 << 18
 """Sums in memory at a time, at most; so many for each core, if these are more and all. But those of
 two lines at least: with one, XLA:CPU looks up where it is anew for each product."""
-
-MOST_READS = 64
-"""Of numbers for which arithmetic makes up: it takes time to compile."""
 
 ENTRIES = 1 << 16
 """Of a table, up to which it is written down in the program, and not computed there."""
@@ -117,6 +114,7 @@ def _of_channels(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
         first = _Met(*(computed_once(table.astype(np.int32)) for table in tables))
         if together[0] > 1:
             return of_lines(first, y)
+        # A slice within the loop over sums would leave no vectors.
         of_these = computed_once(as_arithmetic(lax.dynamic_slice_in_dim(y, start, size)))
         return of_lines(first._replace(windows=_numbers(size)[None]), of_these)
 
