@@ -26,7 +26,7 @@ def repeat_channels(g: Geometry, multiplier: int) -> Change:
     repeated."""
 
     def x_map(x):
-        return [jnp.repeat(x, multiplier, g.channel_axis)]
+        return [jnp.repeat(as_arithmetic(x, reads=multiplier), multiplier, g.channel_axis)]
 
     return Change([dataclasses.replace(g, groups=g.groups * multiplier)], x_map, same, same)
 

@@ -84,9 +84,9 @@ def carry_out(
             reads = g.taps * max(channels_of(result, a, b, g)) // g.groups
             return FINISHES[name](add_bias(y, options.get("bias"), geometry=g), reads)
         if name in COPIES:
-            # Of a group of channels, all are counted as read; padding adds elements.
-            b = as_arithmetic(b, reads=4) if name == "both_copied" else b
-            a = as_arithmetic(a, reads=2)
+            # Where some are copied, XLA counts all as read; and padding adds elements.
+            a = as_arithmetic(a, reads=8)
+            b = as_arithmetic(b, reads=8) if name == "both_copied" else b
             return carry_out(plan[position + 1 :], result, a, b, g, **options)
         if name == "exchange":
             if set(g.stride) == {1}:
