@@ -142,7 +142,7 @@ def conv_input(
 
 
 def _for_all_cores(kernel: jax.Array) -> jax.Array:
-    """A reversed kernel. XLA:CPU gives two cores to any copy, and a plain one takes half the time."""
+    """A reversed kernel. Two cores XLA:CPU gives to any copy, and a plain one takes less time."""
     return as_arithmetic(kernel) if cores() > 2 else kernel
 
 
