@@ -158,11 +158,10 @@ def _summed_in_parts(
     first = channels - (parts - 1) * size
 
     def part(start, size):
-        slices = (
-            lax.dynamic_slice_in_dim(x, start, size, -1),
-            lax.dynamic_slice_in_dim(w, start, size, axes[1]),
-        )
-        return (as_arithmetic(array, reads=parts) for array in slices)  # All is counted as read.
+        of_x = lax.dynamic_slice_in_dim(x, start, size, -1)
+        of_w = lax.dynamic_slice_in_dim(w, start, size, axes[1])
+        # XLA counts all of them as read.
+        return as_arithmetic(of_x, reads=parts), as_arithmetic(of_w, reads=parts)
 
     def add_part(n, y):
         return convolution(*part(first + n * size, size), axes, g, added=y)
