@@ -10,12 +10,13 @@ batch that lies on several devices would be gathered: this is for one device.
 """
 
 import math
-import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxconv.lowerings.setting import cores
 
 FRESH_BYTES = 32 << 20
 """From so many on, memory is fresh each time."""
@@ -62,13 +63,6 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
     fitting = BLOCK_BYTES // image_bytes
     most = max(1, fitting, min(wanted, max(2, cores()) * BLOCK_BYTES // image_bytes))
     return largest_divisor(batch, most)
-
-
-def cores() -> int:
-    """That XLA:CPU has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def largest_divisor(number: int, most: int) -> int:

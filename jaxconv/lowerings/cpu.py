@@ -11,9 +11,9 @@ import math
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
-from jaxconv.lowerings.blocks import FRESH_BYTES, cores
+from jaxconv.lowerings.blocks import FRESH_BYTES
 from jaxconv.lowerings.plans import Plan, divides, is_patchify
-from jaxconv.lowerings.setting import Setting
+from jaxconv.lowerings.setting import Setting, cores
 
 LANES = 16
 """Numbers in a vector of AVX-512, or in two of AVX2."""

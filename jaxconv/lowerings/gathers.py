@@ -16,7 +16,6 @@ from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
-from jaxconv.lowerings.copies import as_arithmetic
 
 Tables = list[list[tuple[np.ndarray, np.ndarray]]]
 """For each axis and tap along it: of all results, the place of what each meets, and whether there
@@ -32,9 +31,7 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
         places += tap * g.dilation[axis] - g.padding_low[axis]
         return within(places, g.input_size[axis])
 
-    y = _sum_over_taps(x, w, g, _tables(g, met), **options)
-    # XLA counts what windows skip, too: more bytes than operations.
-    return y if set(g.stride) == {1} else as_arithmetic(y, reads=g.taps)
+    return _sum_over_taps(x, w, g, _tables(g, met), **options)
 
 
 def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:

@@ -18,11 +18,10 @@ from jax import lax
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
-from jaxconv.lowerings.blocks import cores
 from jaxconv.lowerings.changes import replace_axis
 from jaxconv.lowerings.copies import as_arithmetic, moved_in_memory
 from jaxconv.lowerings.onednn_calls import convolution, is_available
-from jaxconv.lowerings.setting import Setting
+from jaxconv.lowerings.setting import Setting, cores
 
 LARGEST = 2**31 - 1
 """Elements of an image that a C int can number."""

@@ -1,5 +1,6 @@
 """What a rule may look at besides the geometry: batch, dtype, machine, use of the program."""
 
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,13 @@ def read(context: mlir.LoweringRuleContext, image: jax.Array) -> Setting:
     module: Any = context.module_context
     one_device = _on_one_device(module.axis_context)
     return Setting(image.dtype, one_device, image.shape[0], _is_kept(module))
+
+
+def cores() -> int:
+    """That XLA:CPU has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _on_one_device(axes: Any) -> bool:

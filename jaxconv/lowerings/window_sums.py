@@ -21,10 +21,11 @@ import numpy as np
 from jax import lax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.blocks import FRESH_BYTES, cores, largest_divisor
+from jaxconv.lowerings.blocks import FRESH_BYTES, largest_divisor
 from jaxconv.lowerings.copies import MOST_READS, as_arithmetic
 from jaxconv.lowerings.gathers import taken, within
 from jaxconv.lowerings.once import computed_once
+from jaxconv.lowerings.setting import cores
 
 TOGETHER = 15
 """Windows that lie together, at most: what would be computed more often, XLA:CPU does not fuse."""
