@@ -344,21 +344,26 @@ def first_axis_to_batch(g: Geometry) -> Change:
             image = jnp.swapaxes(image, 1, 2)
         return [image.reshape(-1, *image.shape[2:])]
 
-    part = dataclasses.replace(
-        g,
-        **{
-            name: getattr(g, name)[1:]
-            for name in (
-                "input_size",
-                "kernel_size",
-                "output_size",
-                "stride",
-                "padding_low",
-                "dilation",
-            )
-        },
-    )
+    part = _map_axes(g, lambda values: values[1:])
     return Change([part], image_map, lambda w: [lax.squeeze(w, (2,))], image_map)
+
+
+def join_last_axes(g: Geometry) -> Change:
+    """The last two spatial axes, along which nothing happens, as one."""
+    first = g.spatial_axes[-2]
+
+    def image_map(image):
+        shape = image.shape
+        return [image.reshape(*shape[:first], shape[first] * shape[first + 1], *shape[first + 2 :])]
+
+    part = _map_axes(g, lambda values: (*values[:-2], values[-2] * values[-1]))
+    return Change([part], image_map, lambda w: [lax.squeeze(w, (w.ndim - 1,))], image_map)
+
+
+def _map_axes(g: Geometry, change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Geometry:
+    """`g` with the numbers of its axes changed alike."""
+    names = ("input_size", "kernel_size", "output_size", "stride", "padding_low", "dilation")
+    return dataclasses.replace(g, **{name: change(getattr(g, name)) for name in names})
 
 
 def batch_to_last_axis(g: Geometry, batch: int) -> Change:

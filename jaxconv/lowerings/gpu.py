@@ -28,10 +28,14 @@ FEW_GROUPS = 8
 FEW_TAPS = 64
 """Kernels up to this many taps, and columns of a kernel, are taken apart tap by tap."""
 
-DEEP = 7
-"""Up to this depth of a kernel, cuDNN has code for groups over three axes."""
+LONG = 7
+"""Up to this length of a kernel, cuDNN has code for groups, and for strides, over three axes."""
 
-MOST_COPIES = {1: 2, 2: 2, 3: 4}
+LARGE_PLANE, WIDE_GROUP = 10, 32
+"""For groups, its code is slow from so many taps of a plane on, and in half precision so many
+channels."""
+
+MOST_COPIES = {1: 2, 2: 3, 3: 4}
 """By axes, how many times as large an image may become to be rid of dilation."""
 
 CHANNELS_LAST_FLAG = "--xla_gpu_force_conv_nhwc"
@@ -50,6 +54,13 @@ MANY_SUMS = 64
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
+    if g.num_spatial_dims == 3:
+        if g.is_pointwise(0):
+            planes = changes.first_axis_to_batch(g).parts[0]
+            return ("axis_to_batch", *choose(result, planes, in_channels, out_channels, setting))
+        if g.is_pointwise(1) and g.is_pointwise(2):
+            joined = changes.join_last_axes(g).parts[0]
+            return ("join_last_axes", *choose(result, joined, in_channels, out_channels, setting))
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, setting.dtype, setting.one_device)
@@ -90,16 +101,26 @@ def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
 def _grouped(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     if is_patchify(g):
         return ("stride_to_channels", "direct")
+    if g.taps == 1 and set(g.stride) == {1}:
+        return ("direct",)
     if g.groups == 2 and g.taps > 1:
         return ("groups", *_dense(result, g, c, o, dtype))
     if _is_dilated_weight(result, g):
         return _dilated_weight(g, c, o)
     if result == "input" and max(g.stride) > 1:
         return _grouped_strided_input(g, c, o, dtype)
-    if g.num_spatial_dims == 3 and g.kernel_size[0] > DEEP:
+    if g.num_spatial_dims == 3 and g.kernel_size[0] > LONG:
         one_by_one = ("groups",) if g.groups <= FEW_GROUPS else ()
         return (*one_by_one, *STACKED_PLANES, "direct")
-    return ("convolution",)
+    return _grouped_planes(result, g, c, o, dtype) or ("convolution",)
+
+
+def _grouped_planes(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan | None:
+    """All groups at once over planes, where cuDNN is slow at three axes."""
+    if g.num_spatial_dims < 3 or math.prod(g.kernel_size[1:]) < LARGE_PLANE:
+        return None
+    full = jnp.dtype(dtype) == jnp.float32 and result != "weight"
+    return (*STACKED_PLANES, "direct") if full or min(c, o) >= WIDE_GROUP else None
 
 
 def _grouped_strided_input(g: Geometry, c: int, o: int, dtype: Any) -> Plan:
@@ -110,7 +131,7 @@ def _grouped_strided_input(g: Geometry, c: int, o: int, dtype: Any) -> Plan:
         return ("phases", "direct")
     if is_3d and g.groups <= FEW_GROUPS:
         return ("groups", *_dense("input", g, c, o, dtype))
-    return ("convolution",)
+    return _grouped_planes("input", g, c, o, dtype) or ("convolution",)
 
 
 def _by_copies(result: str, g: Geometry, c: int, o: int) -> Plan | None:
@@ -162,8 +183,10 @@ def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
         return ("convolution",) if by_cudnn else by_planes
     if is_patchify(g):
         return ("stride_to_channels", "direct")
-    if strided_input and half:
-        return ("stride_to_channels", *by_planes) if divides(g) else ("convolution",)
+    if strided_input and half and divides(g):
+        return ("stride_to_channels", *by_planes)
+    if strided_input and half and max(g.kernel_size) <= LONG and set(g.dilation) == {1}:
+        return ("convolution",)
     return by_planes
 
 

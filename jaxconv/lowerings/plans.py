@@ -251,6 +251,13 @@ def _axis_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     return changes.first_axis_to_batch(g)
 
 
+def _join_last_axes(g: Geometry, axis: int, **_) -> Change | None:
+    n = g.num_spatial_dims
+    if axis or n == 1 or not (g.is_pointwise(n - 2) and g.is_pointwise(n - 1)):
+        return None
+    return changes.join_last_axes(g)
+
+
 def _dilation_to_batch(g: Geometry, axis: int, **_) -> Change | None:
     return changes.dilation_to_batch(g, axis) if g.dilation[axis] > 1 else None
 
@@ -343,6 +350,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "sum_over_taps": _sum_over_taps,
     "sum_over_met_taps": _sum_over_met_taps,
     "axis_to_batch": _axis_to_batch,
+    "join_last_axes": _join_last_axes,
     "dilation_to_batch": _dilation_to_batch,
     "image_to_halves": _image_to_halves,
     "batch_to_last_axis": _batch_to_last_axis,
