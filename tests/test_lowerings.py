@@ -127,8 +127,13 @@ def _operands(result, g, per_group=(2, 3)):
 
 
 @functools.cache
+def _by_plan(plan, result, g, per_group):
+    form = functools.partial(plans.carry_out, plan, result, g=g)
+    return jax.jit(form)(*_operands(result, g, per_group))
+
+
 def _direct(result, g, per_group=(2, 3)):
-    return plans.carry_out(("convolution",), result, *_operands(result, g, per_group), g)
+    return _by_plan(("convolution",), result, g, per_group)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "+".join(plan[:-1]) + "+" + plan[-1])
@@ -296,10 +301,8 @@ def _assert_rules_equal_the_direct_form(choose, g, per_group, one_device, dtype=
     """In float64; `dtype` is what the rule is told."""
     c, o = (channels * g.groups for channels in per_group)
     for result in plans.OPERANDS:
-        ab = _operands(result, g, per_group)
-        plan = choose(result, g, c, o, Setting(dtype, one_device, len(ab[0])))
-        form = functools.partial(plans.carry_out, plan, result, g=g)
-        actual = jax.jit(form)(*ab)
+        plan = choose(result, g, c, o, Setting(dtype, one_device, images=2))
+        actual = _by_plan(plan, result, g, per_group)
         oracle.assert_close(actual, _direct(result, g, per_group), 1e-13, result)
 
 

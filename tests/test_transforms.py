@@ -108,14 +108,14 @@ def name_of(function):
     return function.__name__
 
 
-@all_cases
 @pytest.mark.parametrize("transformation", EVERYWHERE, ids=name_of)
+@all_cases
 def test_derivative(case, transformation):
     assert_all_close(*transformation(Point.of(case)))
 
 
-@few_cases
 @pytest.mark.parametrize("transformation", OF_FEW, ids=name_of)
+@few_cases
 def test_derivative_of_few_cases(case, transformation):
     assert_all_close(*transformation(Point.of(case)))
 
