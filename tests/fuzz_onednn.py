@@ -37,6 +37,9 @@ def draw(rng: random.Random):
         stride = [rng.choice([1, 1, 1, 2, 3, 5]) for _ in range(n)]
         dilation = [rng.choice([1, 1, 1, 2, 3, 9]) for _ in range(n)]
         padding = [rng.randint(0, d * (k - 1) + 1) for k, d in zip(kernel, dilation, strict=True)]
+        for axis in range(n) if rng.random() < 0.15 else ():
+            if rng.random() < 0.7:  # A kernel as long as the image.
+                kernel[axis], dilation[axis], padding[axis] = size[axis], 1, 0
         groups = rng.choice([1, 1, 1, 2, 3, 4, 16, 40])
         kind = rng.choice(["dense", "multiplier", "depthwise"])
         per_group = (1, 1) if kind == "depthwise" else (

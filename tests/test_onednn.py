@@ -56,6 +56,8 @@ LAYERS = {
     "dilated": ("conv2d", (2, 20, 13, 11), (17, 20, 3, 2), {"dilation": (2, 3)}),
     "groups": ("conv2d", (2, 24, 9, 11), (12, 8, 3, 2), {"groups": 3}),
     "depthwise": ("conv2d", (2, 33, 9, 11), (33, 1, 5, 4), {"groups": 33, "padding": 2}),
+    "all-rows": ("conv2d", (2, 8, 22, 37), (16, 1, 22, 1), {"groups": 8}),
+    "all-rows-groups": ("conv2d", (2, 10, 11, 37), (15, 2, 11, 1), {"groups": 5}),
     "1d": ("conv1d", (2, 20, 31), (17, 20, 4), {"padding": 2}),
     "1d-depthwise": ("conv1d", (2, 20, 61), (20, 1, 31), {"groups": 20, "padding": 15}),
     "3d": ("conv3d", (2, 16, 5, 6, 7), (17, 16, 2, 3, 3), {"padding": (1, 0, 1)}),
@@ -124,6 +126,22 @@ def test_what_is_not_safe_is_computed_otherwise(name):
     form = functools.partial(plans.carry_out, ("onednn",), "output", g=g)
     assert CALL not in _program(form, x, w)
     oracle.assert_close(jax.jit(form)(x, w), plans.DIRECT["output"](x, w, g), 1e-6)
+
+
+@available
+@pytest.mark.parametrize(("size", "taps"), [((40,), (2369,)), ((3, 4), (2, 1030))], ids=str)
+def test_a_long_depthwise_kernel_that_takes_too_much_code(size, taps):
+    """The process would end. Where there are few windows, and an image as long, it is left to it."""
+    low = tuple(k - 1 for k in taps)
+    ones, windows = (1,) * len(size), tuple(i + p for i, p in zip(size, low, strict=True))
+    g = Geometry(size, taps, windows, ones, low, ones, 3, channels_last=True)
+    assert not onednn.fits(g, 3, 3)
+    assert onednn.fits(dataclasses.replace(g, input_size=windows, output_size=size), 3, 3)
+    x, w, bias = _arrays((2, 3, *size), (3, 1, *taps), 3)
+    kwargs = {"groups": 3, "padding": low}
+    layer = functools.partial(getattr(jaxconv, f"conv{len(size)}d"), **kwargs)
+    exact = functools.partial(getattr(oracle.F, f"conv{len(size)}d"), **kwargs)
+    _assert_value_and_gradients_agree(layer, exact, x, w, bias)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -479,6 +497,28 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
         program = _program(form, *ab)
         assert CALL not in program if call is None else f"{CALL}{call}" in program
     oracle.assert_close(jax.jit(form)(*ab), plans.DIRECT[result](*ab, g), 2e-6)
+
+
+@available
+@pytest.mark.parametrize(("rows", "repeats"), [(22, False), (25, True)])
+def test_channels_are_not_repeated_for_a_kernel_as_long_as_the_image(rows, repeats):
+    """A copy of x would take longer than the products."""
+    x, w, bias = _arrays((2, 8, rows, 37), (16, 1, 22, 1), 16)
+    program = _program(functools.partial(jaxconv.conv2d, groups=8), x, w, bias)
+    assert (f"feature_groups\\22: {16 if repeats else 8}" in program) and program.count(CALL) == 1
+
+
+@available
+@pytest.mark.parametrize("per_group", [(1, 1), (1, 2), (2, 3)])
+def test_groups_of_one_window_have_no_products_with_padding(per_group):
+    c, o = (5 * channels for channels in per_group)
+    x, w, bias = _arrays((3, c, 7, 6), (o, per_group[0], 7, 6), o)
+    layer = functools.partial(jaxconv.conv2d, groups=5)
+    cotangent = jnp.ones((3, o, 1, 1), jnp.float32)
+    gradient = _program(lambda x: jax.vjp(layer, x, w, bias)[1](cotangent), x)
+    assert f"{CALL}convolution" in gradient
+    exact = functools.partial(oracle.F.conv2d, groups=5)
+    _assert_value_and_gradients_agree(layer, exact, x, w, bias)
 
 
 @available

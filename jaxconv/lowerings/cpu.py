@@ -113,9 +113,12 @@ def _by_onednn(
         return _weight(plan, g, in_channels, out_channels)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", *_copied(result, g), "onednn")
-    if plan[-1] == "gathers" and _is_better_gathered(result, g, setting.images):
+    by_tables = plan[-1] == "gathers"
+    if by_tables and _is_better_gathered(result, g, setting.images):
         return None
-    if math.prod(g.output_size) == 1 or g.groups == g.taps == 1:
+    if g.groups == g.taps == 1:
+        return None
+    if math.prod(g.output_size) == 1 and (result == "output" or g.groups == 1 or by_tables):
         return None
     moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
@@ -196,6 +199,8 @@ def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None) -> bool:
     """Whether a depthwise form of x with its channels repeated is faster."""
+    if result != "weight" and _meets_once(g):
+        return False
     if result == "output":
         copied = (images or 1) * multiplier * g.groups * math.prod(g.input_size)
         return multiplier + (max(g.stride) > 1) < MULTIPLIER and 4 * copied <= FRESH_BYTES
@@ -364,7 +369,16 @@ def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
     wide = g.num_spatial_dims > 1 and min(g.kernel_size) > 1 and g.taps >= xla_cpu.SMALL_KERNEL
     if c == 1 and (o >= MULTIPLIER or (wide and not along_rows)):
         return True
-    if g.taps * c > xla_cpu.FEW_TAPS:
+    once = _meets_once(g) or _meets_once(g.exchanged())
+    if g.taps * c > xla_cpu.FEW_TAPS or (once and g.taps >= xla_cpu.SMALL_KERNEL):
         return True
     several = c * o > PAIR or g.taps > xla_cpu.SMALL_KERNEL
     return min(c, o) > 1 and several and not along_rows
+
+
+def _meets_once(g: Geometry) -> bool:
+    """Whether over two or three axes, an element of x is in one window, as where a kernel is as
+    long as the image."""
+    if g.num_spatial_dims == 1 or set(g.stride) != {1}:
+        return False
+    return g.taps * math.prod(g.output_size) <= math.prod(g.input_size)

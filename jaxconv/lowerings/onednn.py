@@ -43,6 +43,10 @@ MOST_ROWS, MOST_TAPS = 1 << 7, 1 << 14
 """Of a kernel over one channel: each row takes code, and for 384 rows, or 128 of 2000 taps, it is
 too much, which ends the process (oneDNN 3.7)."""
 
+LONGEST_DEPTHWISE, MOST_DEPTHWISE = 1000, 1 << 13
+"""Taps along an axis, and in all, of a depthwise kernel: for windows that padding cuts off, it writes
+code of their own. From 2300 and 12000 taps on, that may end the process for want of memory."""
+
 
 def serves(setting: Setting) -> bool:
     """Whether a contraction may be left to oneDNN."""
@@ -69,7 +73,7 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     pads = zip(g.padding_low, g.padding_high, g.reach, strict=True)
     if any(max(low, high) > reach for low, high, reach in pads):
         return False
-    if depthwise and set(g.dilation) != {1}:
+    if depthwise and (set(g.dilation) != {1} or not _takes_depthwise(g)):
         return False
     sizes = (in_channels * math.prod(g.input_size), out_channels * math.prod(g.output_size))
     return max(sizes) <= LARGEST
@@ -77,6 +81,16 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
 
 def _is_depthwise(g: Geometry, in_channels: int, out_channels: int) -> bool:
     return 1 < g.groups == in_channels == out_channels
+
+
+def _takes_depthwise(g: Geometry) -> bool:
+    """Whether a depthwise form has few enough taps; or windows, within an image."""
+
+    def few(sizes: Sequence[int]) -> bool:
+        return max(sizes) <= LONGEST_DEPTHWISE and math.prod(sizes) <= MOST_DEPTHWISE
+
+    within = all(k <= i for k, i in zip(g.kernel_size, g.input_size, strict=True))
+    return few(g.kernel_size) or (within and few(g.output_size))
 
 
 def fits_result(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> bool:
