@@ -131,7 +131,7 @@ def test_what_is_not_safe_is_computed_otherwise(name):
 @available
 @pytest.mark.parametrize(("size", "taps"), [((40,), (2369,)), ((3, 4), (2, 1030))], ids=str)
 def test_a_long_depthwise_kernel_that_takes_too_much_code(size, taps):
-    """The process would end. Where there are few windows, and an image as long, it is left to it."""
+    """The process would end. For a few windows of an image as long, it would not."""
     low = tuple(k - 1 for k in taps)
     ones, windows = (1,) * len(size), tuple(i + p for i, p in zip(size, low, strict=True))
     g = Geometry(size, taps, windows, ones, low, ones, 3, channels_last=True)
@@ -505,7 +505,8 @@ def test_channels_are_not_repeated_for_a_kernel_as_long_as_the_image(rows, repea
     """A copy of x would take longer than the products."""
     x, w, bias = _arrays((2, 8, rows, 37), (16, 1, 22, 1), 16)
     program = _program(functools.partial(jaxconv.conv2d, groups=8), x, w, bias)
-    assert (f"feature_groups\\22: {16 if repeats else 8}" in program) and program.count(CALL) == 1
+    assert f"feature_groups\\22: {16 if repeats else 8}" in program
+    assert program.count(CALL) == 1
 
 
 @available

@@ -44,8 +44,8 @@ MOST_ROWS, MOST_TAPS = 1 << 7, 1 << 14
 too much, which ends the process (oneDNN 3.7)."""
 
 LONGEST_DEPTHWISE, MOST_DEPTHWISE = 1000, 1 << 13
-"""Taps along an axis, and in all, of a depthwise kernel: for windows that padding cuts off, it writes
-code of their own. From 2300 and 12000 taps on, that may end the process for want of memory."""
+"""Taps along an axis, and in all, of a depthwise kernel: windows that padding cuts off have code of
+their own, which from 2300 and 12000 taps on may end the process for want of memory."""
 
 
 def serves(setting: Setting) -> bool:
