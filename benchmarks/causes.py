@@ -106,6 +106,35 @@ CAUSES = [
         r"^(T 3x3|stem|1x1|dense [35]x[35]|dilated|patchify)",
         other="lax",
     ),
+    Cause(
+        "Depth taps become channels, which are copies of the image",
+        "cpu",
+        r"^T 3d k3",
+        ("memory",),
+        other="lax",
+    ),
+    Cause(
+        "What the phases of the stride or a product give lies beside the result, which it is woven "
+        "into",
+        "cpu",
+        r"^T ",
+        ("memory",),
+        other="lax",
+    ),
+    Cause(
+        "Copies of the parts of the channels, which oneDNN sums one after the other",
+        "cpu",
+        r"^1d",
+        ("memory",),
+        other="lax",
+    ),
+    Cause(
+        "Copies of x and y, with the images of a batch for channels, and of a stride's phases",
+        "cpu",
+        r"s2",
+        ("memory",),
+        other="lax",
+    ),
     # GPU.
     Cause(
         "Calling any program takes JAX some 45 microseconds, and this layer's 85, of which 34 are "

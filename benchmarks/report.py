@@ -183,7 +183,7 @@ def models_section(record: Record, picture: str) -> str:
 def _explained(record: Record, kinds: Sequence[str], target: float, other: float) -> list[str]:
     """What misses its target against torch, or against plain lax or a compiled torch, and why."""
     platform = record["environment"]["platform"]
-    by_cause: dict[str, list[str]] = {}
+    misses = []
     for kind in kinds:
         for name, against_torch in rows_of(record, kind).items():
             times = record["seconds"][name].get(kind, {})
@@ -195,15 +195,20 @@ def _explained(record: Record, kinds: Sequence[str], target: float, other: float
             for ours, rival, ratio, most in found:
                 if ratio is None or ratio <= most:
                     continue
-                miss = causes.Miss(platform, ours, kind, name, rival)
-                text = causes.cause_of(miss) or "Not explained"
                 words = [name, *([kind] if len(kinds) > 1 else []), cell(ratio)]
                 words += [f"of {rival}"] * (rival != "torch")
-                by_cause.setdefault(text, []).append(" ".join(words))
-    if not by_cause:
+                misses.append((causes.Miss(platform, ours, kind, name, rival), " ".join(words)))
+    if not misses:
         return []
-    lines = [f"- {text}: {', '.join(cells)}." for text, cells in by_cause.items()]
-    return ["### What misses its target, and why\n", "\n".join(lines) + "\n"]
+    return ["### What misses its target, and why\n", _by_cause(misses)]
+
+
+def _by_cause(misses: Iterable[tuple[causes.Miss, str]]) -> str:
+    """What misses its target, in words, by the cause of it."""
+    by_cause: dict[str, list[str]] = {}
+    for miss, words in misses:
+        by_cause.setdefault(causes.cause_of(miss) or "Not explained", []).append(words)
+    return "".join(f"- {text}: {', '.join(cells)}.\n" for text, cells in by_cause.items())
 
 
 def sweep_section(record: Record, picture: str) -> str:
@@ -214,14 +219,18 @@ def sweep_section(record: Record, picture: str) -> str:
 
 
 def costs_section(record: Record, _: str) -> str:
-    """Totals, and each offender."""
-    rows, offenders = [], []
+    """Totals, and each offender, with its cause."""
+    platform, (ours_is, lax_is) = record["environment"]["platform"], compile_cost.CONTESTANTS
+    rows, offenders, misses = [], [], []
     for workload, kinds in record["costs"].items():
         for kind, row in kinds.items():
-            ours, lax = (row[name] for name in compile_cost.CONTESTANTS)
+            ours, lax = row[ours_is], row[lax_is]
             rows.append((ours, lax))
             if compile_cost.is_slow(ours, lax) or compile_cost.is_large(ours, lax):
                 ratio = ours["bytes"] / max(lax["bytes"], 1)
+                what = "memory" if compile_cost.is_large(ours, lax) else "compilation"
+                miss = causes.Miss(platform, ours_is, what, workload, lax_is)
+                misses.append((miss, f"{workload} {kind}"))
                 seconds, more = f"{ours['seconds']:.1f}", f"{ratio:.1f}"
                 offenders.append([
                     workload, kind,
@@ -240,7 +249,7 @@ def costs_section(record: Record, _: str) -> str:
         f"## Compilation and memory: {title(record)}\n\n{versions(record)}. "
         f"All {len(rows)} programs compile in {totals[0]:.0f} s, those of plain lax in "
         f"{totals[1]:.0f} s. {len(offenders)} of them take {limits} for results and "
-        f"scratch space:\n\n{table(header, offenders)}"
+        f"scratch space:\n\n{table(header, offenders)}\n{_by_cause(misses)}"
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import contestants, floors, records
 from benchmarks.contestants import compile_together
+from benchmarks.network_layers import NETWORK_LAYERS
 from benchmarks.timing import median_times, reason
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -149,13 +150,14 @@ def prepare_torch() -> None:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--names", nargs="*", default=["jaxconv last", "lax"], choices=CONTESTANTS)
+    parser.add_argument("--networks", action="store_true", help="time layers of known networks")
     args = parser.parse_args()
     prepare_torch()
     record = records.new("layers", args.device, args.dtype, floor={})
     rates = record["rates"] = floors.measure_rates(args.device, args.dtype, args.seconds)
     print(record["environment"])
     print({name: f"{rate:.3g}/s" for name, rate in rates.items()}, flush=True)
-    chosen = selected(args.pattern, WORKLOADS)
+    chosen = selected(args.pattern, NETWORK_LAYERS if args.networks else WORKLOADS)
     for w, times, failed in contests(chosen, args.dtype, args.device, args.names, args.seconds):
         record["seconds"][w.name] = times
         work = floors.work(w, batch_of(w, args.device), args.dtype)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import causes, floors, records, report
+from benchmarks import causes, compile_cost, floors, records, report
 from benchmarks.workloads import WORKLOADS
 from tests import oracle
 
@@ -77,6 +77,21 @@ def test_what_misses_its_target_is_named_with_its_cause(folder, monkeypatch):
     monkeypatch.setattr(causes, "CAUSES", [known])
     text = report.document(folder, ".")
     assert "- It is dense: dense f 1.50 of lax.\n- Not explained: dense f+b 1.50 of lax.\n" in text
+
+
+def test_programs_of_too_much_memory_are_named_with_their_cause(monkeypatch):
+    def row(ours, lax):
+        pairs = zip(compile_cost.CONTESTANTS, (ours, lax), strict=True)
+        return {name: {"seconds": 0.1, "bytes": size} for name, size in pairs}
+
+    record = _record("2026-01-01") | {
+        "costs": {"dense": {"f": row(2, 1), "f+b": row(3, 1)}, "patchify": {"f": row(5, 2)}}
+    }
+    known = causes.Cause("Patches are copied", "cpu", "^patch", ("memory",), other="lax")
+    monkeypatch.setattr(causes, "CAUSES", [known])
+    text = report.costs_section(record, "")
+    assert "2 of them" in text
+    assert text.endswith("\n- Not explained: dense f+b.\n- Patches are copied: patchify f.\n")
 
 
 def test_all_that_misses_its_target_is_explained():

@@ -54,13 +54,12 @@ MANY_SUMS = 64
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
-    if g.num_spatial_dims == 3:
-        if g.is_pointwise(0):
-            planes = changes.first_axis_to_batch(g).parts[0]
-            return ("axis_to_batch", *choose(result, planes, in_channels, out_channels, setting))
-        if g.is_pointwise(1) and g.is_pointwise(2):
-            joined = changes.join_last_axes(g).parts[0]
-            return ("join_last_axes", *choose(result, joined, in_channels, out_channels, setting))
+    if g.num_spatial_dims == 3 and g.is_pointwise(0):
+        planes = changes.first_axis_to_batch(g).parts[0]
+        return ("axis_to_batch", *choose(result, planes, in_channels, out_channels, setting))
+    if g.num_spatial_dims == 3 and g.is_pointwise(1) and g.is_pointwise(2):
+        joined = changes.join_last_axes(g).parts[0]
+        return ("join_last_axes", *choose(result, joined, in_channels, out_channels, setting))
     c, o = in_channels // g.groups, out_channels // g.groups
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, setting.dtype, setting.one_device)
