@@ -48,6 +48,9 @@ MORE_GEOMETRIES = {
     "few-windows-dilated": Geometry((14, 13), (3, 2), (2, 3), (1, 1), (0, 0), (6, 10), 3, True),
     "3d-divides": Geometry((4, 5, 6), (2, 4, 2), (2, 3, 6), (2, 2, 1), (0, 1, 1), (1, 1, 2), 3),
     "3d-depth": Geometry((6, 5, 4), (3, 1, 1), (3, 5, 4), (2, 1, 1), (1, 0, 0), (1,) * 3, 1, True),
+    "groups-large-patches": Geometry(
+        (18, 24), (9, 8), (2, 3), (9, 8), (0, 0), (1, 1), 3, channels_last=True
+    ),
     "groups-1x1": Geometry((7, 8), (1, 1), (7, 8), (1, 1), (0, 0), (1, 1), 3, True),
 }
 """What only rules tell apart."""
@@ -260,6 +263,27 @@ def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypat
     ab = _operands("weight", g, per_group)
     actual = jax.jit(functools.partial(plans.carry_out, ("window_sums",), "weight", g=g))(*ab)
     oracle.assert_close(actual, plans.DIRECT["weight"](*ab, g), 1e-13)
+
+
+@pytest.mark.parametrize("choose", [cpu.choose, gpu.choose], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("per_group", [(1, 1), (2, 3), (24, 25)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "taps", "stride", "groups"),
+    [((3000,), (3000,), 1, 1), ((3000,), (3000,), 1, 2), ((320, 320), (16, 16), 16, 3)],
+    ids=str,
+)
+def test_long_kernels_are_not_written_out(size, taps, stride, groups, per_group, choose):
+    """As long as the image, or as the stride: a program of some operations, whatever the length."""
+    n = len(size)
+    output = tuple(1 + (i - k) // stride for i, k in zip(size, taps, strict=True))
+    g = Geometry(size, taps, output, (stride,) * n, (0,) * n, (1,) * n, groups, True)
+    c, o = (channels * groups for channels in per_group)
+    shapes = {"input": (2, *size, c), "output": (2, *output, o), "weight": (o, c // groups, *taps)}
+    for result, roles in plans.OPERANDS.items():
+        ab = [jax.ShapeDtypeStruct(shapes[role], jnp.float32) for role in roles]
+        plan = choose(result, g.simplified(), c, o, Setting(jnp.float32, images=2))
+        form = functools.partial(plans.carry_out, plan, result, g=g.simplified())
+        assert jax.jit(form).lower(*ab).as_text().count("\n") < 2000, result
 
 
 def test_window_sums_write_down_no_large_tables():

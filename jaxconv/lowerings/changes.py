@@ -230,6 +230,17 @@ def _windows(x: jax.Array, g: Geometry, axis: int) -> Pieces:
     ]
 
 
+def _stacked_windows(x: jax.Array, g: Geometry, axis: int) -> jax.Array:
+    """The same, the taps along a new axis after the windows'."""
+    image_axis = g.spatial_axes[axis]
+    if g.output_size[axis] > 1:
+        return jnp.stack(_windows(x, g, axis), image_axis + 1)
+    # A single window meets all it meets as that lies, however many its taps.
+    x = fit(x, image_axis, g.padding_low[axis], g.reach[axis] + 1)
+    x = lax.slice_in_dim(x, 0, x.shape[image_axis], g.dilation[axis], axis=image_axis)
+    return jnp.expand_dims(x, image_axis)
+
+
 def _one_tap(g: Geometry, axis: int) -> Geometry:
     """`g` with what `_windows` gives for its input along one axis."""
     o = g.output_size[axis]
@@ -238,10 +249,9 @@ def _one_tap(g: Geometry, axis: int) -> Geometry:
 
 def taps_to_channels(g: Geometry, axis: int) -> Change:
     """Along one axis: the k elements that a window meets as k times the channels."""
-    new_axis = g.spatial_axes[axis] + 1
 
     def x_map(x):
-        return [_into_channels(jnp.stack(_windows(x, g, axis), new_axis), new_axis, g)]
+        return [_into_channels(_stacked_windows(x, g, axis), g.spatial_axes[axis] + 1, g)]
 
     def w_map(w):
         # The kernel's axis becomes one of length 1 and a factor of the channels.

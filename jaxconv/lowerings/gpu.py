@@ -75,6 +75,8 @@ def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device
         return ("sum_over_taps:0", "axis_to_batch", *by_slices)
     if g.num_spatial_dims == 2 and multiplier == 1 and _cudnn_has_depthwise(result, g, dtype):
         return ("convolution",)
+    if g.taps > FEW_TAPS and is_patchify(g):
+        return ("stride_to_channels", "direct")  # Phases would be as many.
     if g.taps > FEW_TAPS and result == "weight" and _cudnn_is_faster(g, dtype, one_device):
         return ("convolution",)
     many = g.taps >= MANY_TAPS or (result == "weight" and g.taps * multiplier >= MANY_SUMS)

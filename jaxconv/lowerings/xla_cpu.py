@@ -193,6 +193,8 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     enough: a weight is one number for all of a row. But to bring them there takes as long."""
     if result == "output" and math.prod(g.output_size) == 1 and g.taps > FEW_GATHERS:
         return (*moved, *(("taps_to_channels",) if c * o > 1 else ()), "direct")
+    if result == "input" and is_patchify(g) and g.taps > FEW_GATHERS:
+        return (*moved, "stride_to_channels", "direct")
     phases = ("phases",) if result == "input" else ()
     by_rows = fits_rows(g) and g.taps * (c if result == "output" else o) <= FEW_TAPS
     strided = set(g.stride) != {1}
