@@ -191,6 +191,8 @@ def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan)
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
     """Multiply-adds over whole images. Rows of an image are the better vectors, if they are long
     enough: a weight is one number for all of a row. But to bring them there takes as long."""
+    # A single window, and patches side by side, are products: what else there is would be padding,
+    # or a phase to each tap.
     if result == "output" and math.prod(g.output_size) == 1 and g.taps > FEW_GATHERS:
         return (*moved, *(("taps_to_channels",) if c * o > 1 else ()), "direct")
     if result == "input" and is_patchify(g) and g.taps > FEW_GATHERS:
