@@ -226,18 +226,19 @@ def costs_section(record: Record, _: str) -> str:
         for kind, row in kinds.items():
             ours, lax = row[ours_is], row[lax_is]
             rows.append((ours, lax))
-            if compile_cost.is_slow(ours, lax) or compile_cost.is_large(ours, lax):
+            slow, large = compile_cost.is_slow(ours, lax), compile_cost.is_large(ours, lax)
+            if slow or large:
                 ratio = ours["bytes"] / max(lax["bytes"], 1)
-                what = "memory" if compile_cost.is_large(ours, lax) else "compilation"
+                what = "memory" if large else "compilation"
                 miss = causes.Miss(platform, ours_is, what, workload, lax_is)
                 misses.append((miss, f"{workload} {kind}"))
                 seconds, more = f"{ours['seconds']:.1f}", f"{ratio:.1f}"
                 offenders.append([
                     workload, kind,
-                    f"**{seconds}**" if compile_cost.is_slow(ours, lax) else seconds,
+                    f"**{seconds}**" if slow else seconds,
                     f"{lax['seconds']:.1f}", f"{ours['bytes'] / 2**20:.1f}",
                     f"{lax['bytes'] / 2**20:.1f}",
-                    f"**{more}**" if compile_cost.is_large(ours, lax) else more,
+                    f"**{more}**" if large else more,
                 ])  # fmt: skip
     totals = [sum(pair[place]["seconds"] for pair in rows) for place in (0, 1)]
     header = ["layer", "", "compile, s", "lax", "memory, MiB", "lax", "ratio"]
