@@ -41,8 +41,8 @@ class Jitted:
 def compile_together(jobs: Mapping[Any, Any]) -> dict[Any, str]:
     """Call `compile()` of all, in as many threads as there are cores; the failures, by key.
 
-    XLA holds neither Python's lock nor more than one core, mostly. What it tries out on a GPU, it
-    tries one at a time.
+    XLA holds neither Python's lock nor more than one core, mostly. For a GPU they are compiled one
+    by one: XLA times what it could call, and beside other compilations chooses badly at times.
     """
 
     def failure(job: Any) -> str | None:
@@ -52,7 +52,8 @@ def compile_together(jobs: Mapping[Any, Any]) -> dict[Any, str]:
             return reason(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = 1 if jax.default_backend() == "gpu" else os.cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
         failures = zip(jobs, pool.map(failure, jobs.values()), strict=True)
         return {key: text for key, text in failures if text is not None}
 

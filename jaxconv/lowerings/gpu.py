@@ -51,6 +51,17 @@ MANY_SUMS = 64
 """And from so many sums on to each group of a weight gradient."""
 
 
+EXCHANGED_FORWARD = ("exchange", "convolution")
+"""A transposed convolution as a forward one, for which cuDNN has the faster code."""
+
+LONGEST_FUSED, MOST_FUSED, MOST_FUSED_IN_HALF = 32, 32, 100
+"""Up to this length of a kernel, and so many taps, cuDNN's code that adds a bias is as fast as its
+other code."""
+
+MANY_FUSED = 64
+"""From so many channels of y in a group on, it is slower for groups in half precision."""
+
+
 def choose(result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting) -> Plan:
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
@@ -64,8 +75,37 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if g.groups > 1 and c * o <= FEW_CHANNELS:
         return _depthwise(result, g, c * o, setting.dtype, setting.one_device)
     if g.groups > 1:
-        return _grouped(result, g, c, o, setting.dtype)
-    return _by_copies(result, g, c, o) or _dense(result, g, c, o, setting.dtype)
+        plan = _grouped(result, g, c, o, setting.dtype)
+    else:
+        plan = _by_copies(result, g, c, o) or _dense(result, g, c, o, setting.dtype)
+    if result == "output" and plan == ("convolution",):
+        return _with_bias(plan, g, c, o, setting.dtype)
+    if result == "input" and plan == EXCHANGED_FORWARD:
+        return _with_bias(plan, g, o, c, setting.dtype)
+    return plan
+
+
+def _with_bias(plan: Plan, g: Geometry, from_channels: int, to_channels: int, dtype: Any) -> Plan:
+    """`plan` for a forward convolution, whose bias is kept apart where cuDNN's code that adds one
+    is slow: for large kernels, and for channels that its tiles don't fit."""
+    half = jnp.finfo(dtype).bits < 32
+    many_taps = g.taps > (MOST_FUSED_IN_HALF if half else MOST_FUSED)
+    slow = (
+        max(g.kernel_size) > LONGEST_FUSED
+        or (many_taps and (half or from_channels > FEW_CHANNELS))
+        or (g.taps > 1 and _tiles_misfit(g, to_channels, half))
+    )
+    return ("unfused", *plan) if slow else plan
+
+
+def _tiles_misfit(g: Geometry, channels: int, half: bool) -> bool:
+    if g.groups == 1:
+        return half and channels % 8 > 0
+    is_power_of_2 = channels & (channels - 1) == 0
+    if not half:
+        return not is_power_of_2
+    small_steps = set(g.stride) == {1} and max(g.kernel_size) <= LONG
+    return small_steps and (not is_power_of_2 or channels >= MANY_FUSED)
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device: bool) -> Plan:
@@ -166,7 +206,7 @@ def _dense(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     if _is_dilated_weight(result, g):
         return _dilated_weight(g, c, o)
     if result == "input" and set(g.stride) == {1} and g.taps > 1:
-        return ("exchange", "convolution")  # cuDNN has the faster code for a forward one.
+        return EXCHANGED_FORWARD
     return ("convolution",)
 
 

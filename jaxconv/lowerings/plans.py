@@ -45,8 +45,8 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`, `COPIES`
-and `exchange`."""
+Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`, `COPIES`,
+`exchange` and `unfused`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
 """Names for a loop over blocks of the batch, and images that those should have."""
@@ -88,6 +88,10 @@ def carry_out(
             a = as_arithmetic(a, reads=8)
             b = as_arithmetic(b, reads=8) if name == "both_copied" else b
             return carry_out(plan[position + 1 :], result, a, b, g, **options)
+        if name == "unfused":
+            # What follows, a bias above all, XLA:GPU would have cuDNN compute in the same call.
+            y = carry_out(plan[position + 1 :], result, a, b, g, **options)
+            return lax.optimization_barrier(y)
         if name == "exchange":
             if set(g.stride) == {1}:
                 return _exchanged(plan[position + 1 :], result, a, b, g, options)
