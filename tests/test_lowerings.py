@@ -52,6 +52,15 @@ MORE_GEOMETRIES = {
     "groups-large-patches": Geometry(
         (18, 24), (9, 8), (2, 3), (9, 8), (0, 0), (1, 1), 3, channels_last=True
     ),
+    "many-phases": Geometry((19, 29), (8, 9), (3, 4), (6, 7), (1, 2), (1, 1)),
+    "many-phases-last": Geometry((19, 29), (8, 14), (3, 4), (6, 7), (1, 5), (1, 1), 1, True),
+    "groups-many-phases": Geometry((19, 29), (8, 9), (3, 4), (6, 7), (1, 2), (1, 1), 3),
+    "groups-many-phases-last": Geometry((80,), (35,), (3,), (40,), (20,), (1,), 3, True),
+    "groups-many-phases-dilated": Geometry((24, 29), (5, 9), (2, 4), (6, 7), (1, 2), (5, 1), 3),
+    "3d-many-phases": Geometry((10, 9, 11), (5, 4, 3), (3, 2, 3), (4, 4, 4), (2, 0, 1), (1,) * 3),
+    "3d-groups-many-phases": Geometry(
+        (10, 9, 11), (5, 4, 3), (3, 2, 3), (4, 4, 4), (2, 0, 1), (1,) * 3, 3, True
+    ),
     "groups-1x1": Geometry((7, 8), (1, 1), (7, 8), (1, 1), (0, 0), (1, 1), 3, True),
 }
 """What only rules tell apart."""
@@ -67,6 +76,8 @@ PLANS = [
     ("last", "phases", "direct"),
     ("stride_to_channels", "direct"),
     ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct"),
+    ("whole_strides", "stride_to_channels", "direct"),
+    ("last", "whole_strides", "phases", "taps_to_channels", "direct"),
     ("taps_to_channels", "direct"),
     ("taps_to_channels:0", "axis_to_batch", "direct"),
     ("sum_over_taps", "direct"),
@@ -270,11 +281,20 @@ def test_window_sums_are_of_blocks(per_group, size, together, numbers, monkeypat
 @pytest.mark.parametrize("per_group", [(1, 1), (2, 3), (24, 25)], ids=str)
 @pytest.mark.parametrize(
     ("size", "taps", "stride", "groups"),
-    [((3000,), (3000,), 1, 1), ((3000,), (3000,), 1, 2), ((320, 320), (16, 16), 16, 3)],
+    [
+        ((3000,), (3000,), 1, 1),
+        ((3000,), (3000,), 1, 2),
+        ((320, 320), (16, 16), 16, 3),
+        ((3000,), (400,), 160, 2),
+        ((3000,), (130,), 160, 1),
+        ((250, 250), (41, 41), 20, 3),
+        ((40, 40, 40), (11, 11, 11), 5, 2),
+    ],
     ids=str,
 )
 def test_long_kernels_are_not_written_out(size, taps, stride, groups, per_group, choose):
-    """As long as the image, or as the stride: a program of some operations, whatever the length."""
+    """As long as the image or the stride, or with a long stride: a program of some operations,
+    whatever the length."""
     n = len(size)
     output = tuple(1 + (i - k) // stride for i, k in zip(size, taps, strict=True))
     g = Geometry(size, taps, output, (stride,) * n, (0,) * n, (1,) * n, groups, True)

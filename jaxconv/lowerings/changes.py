@@ -220,6 +220,30 @@ def stride_to_channels(g: Geometry, axis: int) -> Change:
     return Change([part], x_map, w_map, same)
 
 
+def whole_strides(g: Geometry, axis: int) -> Change:
+    """Along one axis of dilation 1: the taps of as many whole strides as the kernel has, and the
+    rest of them, which meets each element but once.
+
+    What the rest meets is brought together: its stride is as long as itself.
+    """
+    s, k, o = g.stride[axis], g.kernel_size[axis], g.output_size[axis]
+    rest = k % s
+    whole, image_axis = k - rest, g.spatial_axes[axis]
+    parts = [replace_axis(g, axis, kernel_size=whole)] if whole else []
+    last = replace_axis(g, axis, input_size=o * rest, kernel_size=rest, stride=rest, padding_low=0)
+
+    def x_map(x):
+        by_stride = fit(x, image_axis, g.padding_low[axis] - whole, o * s)
+        met = _split_axis(by_stride, image_axis, s)
+        met = lax.slice_in_dim(met, 0, rest, axis=image_axis + 1)
+        return [x] * len(parts) + [lax.collapse(met, image_axis, image_axis + 2)]
+
+    def w_map(w):
+        return lax.split(w, [whole, rest] if whole else [rest], axis=2 + axis)
+
+    return Change([*parts, last], x_map, w_map, lambda y: [y] * (len(parts) + 1))
+
+
 def _windows(x: jax.Array, g: Geometry, axis: int) -> Pieces:
     """For each tap along one axis, the elements that all windows meet there."""
     k, o, d, s = g.kernel_size[axis], g.output_size[axis], g.dilation[axis], g.stride[axis]

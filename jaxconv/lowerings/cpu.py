@@ -12,7 +12,16 @@ import math
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
 from jaxconv.lowerings.blocks import FRESH_BYTES
-from jaxconv.lowerings.plans import Plan, divides, is_patchify
+from jaxconv.lowerings.plans import (
+    MOST_PHASES,
+    STACKED_PLANES,
+    WHOLE_STRIDES,
+    Plan,
+    divides,
+    is_patchify,
+    number_of_phases,
+    takes_whole_strides,
+)
 from jaxconv.lowerings.setting import Setting, cores
 
 LANES = 16
@@ -48,6 +57,12 @@ convolution that gives all of them: in all, and below which to a channel of y.""
 SEVERAL_CORES = 4
 """From which on phases of groups take less time in one call, though it multiplies more zeros."""
 
+MANY_TO_AN_ELEMENT = 12
+"""Products to an element of x from which oneDNN is faster at phases of few channels, too."""
+
+SEVERAL_PHASES = 4
+"""From which on one call for whole strides, and one for what is left of the kernel, are fewer."""
+
 MOST_TO_A_PHASE = 1 << 12
 """Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
 
@@ -66,12 +81,40 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     plan = _fastest(result, g, in_channels, out_channels, setting)
+    if _written_phases(plan, g) > MOST_PHASES:
+        plan = _by_whole_strides(result, g, in_channels, out_channels, setting)
     if result == "weight":
         return plan
     if plan[-1] in xla_cpu.ARITHMETIC:
         return ("once", *_padded_by_all_cores(plan, result)) if setting.one_device else plan
     woven = result == "input" and set(g.stride) != {1}
     return ("as_arithmetic", *plan) if woven else plan
+
+
+def _written_phases(plan: Plan, g: Geometry) -> int:
+    """How many phases a plan writes down."""
+    names = [name.removeprefix("unpadded_") for name in plan]
+    if "phases" not in names:
+        return number_of_phases(g, slice(1)) if "phases:0" in names else 1
+    is_in_planes = STACKED_PLANES[0] in names[: names.index("phases")]
+    return number_of_phases(g, slice(1, None) if is_in_planes else slice(None))
+
+
+def _by_whole_strides(
+    result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
+) -> Plan:
+    """Instead of many phases. Dilated ones are left to XLA as they are."""
+    moved = xla_cpu.channels_moved(g, setting.one_device)
+    if not takes_whole_strides(g):
+        return (*moved, "direct")
+    if result == "weight":
+        return (*moved, *WHOLE_STRIDES, "taps_to_channels", "direct")
+    if onednn.serves(setting) and _rounds_well_at_once(g, out_channels // g.groups):
+        most = _most_summed(g, in_channels, out_channels, setting.images)
+        computation = "onednn" if math.isinf(most) else "onednn_in_parts"
+        return (*moved, *WHOLE_STRIDES, computation)
+    planes = STACKED_PLANES if g.num_spatial_dims == 3 else ()
+    return (*moved, *WHOLE_STRIDES, *planes, "direct")
 
 
 def _padded_by_all_cores(plan: Plan, result: str) -> Plan:
@@ -275,6 +318,8 @@ def _strided_input_to_onednn(
     as_channels = _phases_as_channels(g, c, o)
     if as_channels or not _pays_by_phases(plan, g, c, o, most, images):
         return as_channels
+    if g.groups > 1 and g.num_spatial_dims == 1 and _pays_by_whole_strides(g, c, o):
+        return WHOLE_STRIDES
     fit = all(onednn.fits(part.exchanged(), o * g.groups, c * g.groups) for part in _phases(g))
     return ("unpadded_phases",) if fit else None
 
@@ -285,13 +330,29 @@ def _pays_by_phases(
     """Whether oneDNN is faster at each phase than XLA is at them: in 3-D, where XLA's plan copies
     depth taps, if these copies are large."""
     if g.groups > 1:
-        return o <= most and c * o > xla_cpu.FEW_CHANNELS
+        return o <= most and (c * o > xla_cpu.FEW_CHANNELS or _takes_many_products(g, c, o))
     if g.num_spatial_dims < 3:
         return False
     if plan[-2:] == ("taps_to_channels", "direct"):
         return o <= most
     copies = (images or 1) * g.kernel_size[0] * o * math.prod(g.output_size)
     return copies > SMALL_COPIES and _rounds_well_at_once(g, o)
+
+
+def _takes_many_products(g: Geometry, c: int, o: int) -> bool:
+    """Whether an element of x takes so many that XLA's multiply-adds are slow, of few channels."""
+    depthwise = c == o == 1 and g.num_spatial_dims > 1
+    many = o * g.taps >= MANY_TO_AN_ELEMENT * math.prod(g.stride)
+    return many and (c > 1 or depthwise)
+
+
+def _pays_by_whole_strides(g: Geometry, c: int, o: int) -> bool:
+    """Whether two calls over one axis are faster than one for each phase."""
+    (k,), (s,) = g.kernel_size, g.stride
+    if s < SEVERAL_PHASES or g.dilation != (1,) or k < 2 * s:
+        return False
+    whole = _stride_to_channels(dataclasses.replace(g, kernel_size=(k - k % s,)))
+    return onednn.fits(whole.exchanged(), o * g.groups, c * s * g.groups)
 
 
 def _rounds_well_at_once(g: Geometry, o: int) -> bool:

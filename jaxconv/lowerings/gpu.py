@@ -13,7 +13,17 @@ import jax.numpy as jnp
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
-from jaxconv.lowerings.plans import EXCHANGED, STACKED_PLANES, Plan, divides, is_patchify
+from jaxconv.lowerings.plans import (
+    EXCHANGED,
+    MOST_PHASES,
+    STACKED_PLANES,
+    WHOLE_STRIDES,
+    Plan,
+    divides,
+    is_patchify,
+    number_of_phases,
+    takes_whole_strides,
+)
 from jaxconv.lowerings.setting import Setting
 
 FEW_CHANNELS = 8
@@ -109,15 +119,17 @@ def _tiles_misfit(g: Geometry, channels: int, half: bool) -> bool:
 
 
 def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device: bool) -> Plan:
+    if takes_whole_strides(g):
+        return (*WHOLE_STRIDES, "taps_to_channels", "direct")
     if g.num_spatial_dims == 3 and multiplier == 1:
         slices = changes.first_axis_to_batch(g).parts[0]
         by_slices = _depthwise(result, slices, multiplier, dtype, one_device)
         return ("sum_over_taps:0", "axis_to_batch", *by_slices)
     if g.num_spatial_dims == 2 and multiplier == 1 and _cudnn_has_depthwise(result, g, dtype):
         return ("convolution",)
-    if g.taps > FEW_TAPS and is_patchify(g):
-        return ("stride_to_channels", "direct")  # Phases would be as many.
     if g.taps > FEW_TAPS and result == "weight" and _cudnn_is_faster(g, dtype, one_device):
+        return ("convolution",)
+    if number_of_phases(g) > MOST_PHASES:
         return ("convolution",)
     many = g.taps >= MANY_TAPS or (result == "weight" and g.taps * multiplier >= MANY_SUMS)
     first = many and one_device  # XLA might gather what lies on several.
@@ -168,7 +180,7 @@ def _grouped_strided_input(g: Geometry, c: int, o: int, dtype: Any) -> Plan:
     is_3d = g.num_spatial_dims == 3
     if is_3d and divides(g):
         return ("stride_to_channels", *STACKED_PLANES, "direct")
-    if max(g.dilation) > 1:
+    if max(g.dilation) > 1 and number_of_phases(g) <= MOST_PHASES:
         return ("phases", "direct")
     if is_3d and g.groups <= FEW_GROUPS:
         return ("groups", *_dense("input", g, c, o, dtype))
@@ -263,8 +275,9 @@ def _dilated_weight(g: Geometry, c: int, o: int) -> Plan:
 
 
 def _phases_are_dense(g: Geometry) -> bool:
-    """Whether none of the phases of a stride is dilated."""
-    return all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True))
+    """Whether none of the phases of a stride is dilated, and these are few."""
+    dense = all(s % d == 0 for s, d in zip(g.stride, g.dilation, strict=True))
+    return dense and number_of_phases(g) <= MOST_PHASES
 
 
 def _pays_apart(g: Geometry) -> bool:

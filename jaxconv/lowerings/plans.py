@@ -66,6 +66,12 @@ GROUPS_TO_A_BLOCK = 16
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
 
+WHOLE_STRIDES: Plan = ("whole_strides", "stride_to_channels")
+"""Without phases, two parts at most to an axis of dilation 1, of stride 1."""
+
+MOST_PHASES = 30
+"""So many are written down in a program, each with a few operations of its own."""
+
 
 def carry_out(
     plan: Plan, result: str, a: jax.Array, b: jax.Array, g: Geometry, **options: Any
@@ -108,6 +114,7 @@ _ADDING = {
     "repeat_channels": ("input",),
     "phases": ("output",),
     "unpadded_phases": ("output",),
+    "whole_strides": ("output", "input"),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
     "taps_to_channels": ("input",),
@@ -219,6 +226,18 @@ def divides(g: Geometry, first: int = 0) -> bool:
     return all(s == 1 or (d == 1 and k % s == 0) for k, s, d in axes)
 
 
+def number_of_phases(g: Geometry, axes: slice = slice(None)) -> int:
+    """That have any taps, of strides along these axes."""
+    of_axes = zip(g.kernel_size[axes], g.stride[axes], g.dilation[axes], strict=True)
+    return math.prod(min(k, s // math.gcd(s, d)) for k, s, d in of_axes)
+
+
+def takes_whole_strides(g: Geometry) -> bool:
+    """Whether `WHOLE_STRIDES` rid it of phases that are too many to write down."""
+    is_either = all(s == 1 or d == 1 for s, d in zip(g.stride, g.dilation, strict=True))
+    return is_either and number_of_phases(g) > MOST_PHASES
+
+
 def is_patchify(g: Geometry) -> bool:
     """Whether the windows lie side by side."""
     return g.kernel_size == g.stride and g.taps > 1 and divides(g)
@@ -231,6 +250,11 @@ def _phases(g: Geometry, axis: int, padded: bool = True, **_) -> Change | None:
 def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
     s, k, d = g.stride[axis], g.kernel_size[axis], g.dilation[axis]
     return changes.stride_to_channels(g, axis) if s > 1 and d == 1 and k % s == 0 else None
+
+
+def _whole_strides(g: Geometry, axis: int, **_) -> Change | None:
+    s, k, d = g.stride[axis], g.kernel_size[axis], g.dilation[axis]
+    return changes.whole_strides(g, axis) if d == 1 and k % s else None
 
 
 def _taps_to_channels(g: Geometry, axis: int, **_) -> Change | None:
@@ -349,6 +373,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "phases": _phases,
     "unpadded_phases": functools.partial(_phases, padded=False),
     "stride_to_channels": _stride_to_channels,
+    "whole_strides": _whole_strides,
     "taps_to_channels": _taps_to_channels,
     "windows_to_channels": _windows_to_channels,
     "sum_over_taps": _sum_over_taps,
@@ -389,7 +414,8 @@ _PRODUCTS = {
 
 def _compute_convolution(result: str, a, b, g: Geometry, options) -> jax.Array:
     if result == "input" and _may_abort_xla(g):
-        return carry_out(("phases", "convolution"), result, a, b, g, **options)
+        apart = WHOLE_STRIDES if takes_whole_strides(g) else ("phases",)
+        return carry_out((*apart, "convolution"), result, a, b, g, **options)
     return DIRECT[result](a, b, g, **options)
 
 
