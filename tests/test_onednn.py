@@ -460,6 +460,43 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
 @available
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "groups", "per_group", "calls"),
+    [
+        ((12,), (9,), (4,), 3, (4, 6), 2),  # Whole strides, and the rest.
+        ((12,), (7,), (4,), 3, (4, 6), 4),  # Less than two: phases.
+        ((12,), (8,), (3,), 3, (4, 6), 3),  # Few of these.
+        ((12,), (17,), (4,), 3, (4, 3), 2),  # Nearly 13 products to an element of x.
+        ((12,), (15,), (4,), 3, (4, 3), 0),  # 11: XLA's, as of few channels.
+        ((12,), (51,), (4,), 9, (1, 1), 0),
+        ((5, 6), (7, 7), (2, 2), 9, (1, 1), 4),
+        ((5, 6), (7, 6), (2, 2), 9, (1, 1), 0),
+        ((3, 4), (13, 15), (6, 7), 1, (2, 3), 3),  # 42 phases; the rest of both is a product.
+        ((3, 2, 2), (9, 4, 5), (4, 4, 2), 2, (4, 5), 4),  # 32; one axis has no rest.
+    ],
+    ids=str,
+)
+def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides(
+    size, kernel_size, stride, groups, per_group, calls, channels_last
+):
+    """At the edges of what decides between them, and XLA's own code."""
+    n = len(size)
+    c, o = (channels * groups for channels in per_group)
+    input_size = tuple(
+        (windows - 1) * s + k - 2 for windows, s, k in zip(size, stride, kernel_size, strict=True)
+    )
+    g = Geometry(input_size, kernel_size, size, stride, (1,) * n, (1,) * n, groups, channels_last)
+    plan = cpu.choose("input", g, c, o, Setting(jnp.float32, images=3))
+    _, w, _ = _arrays((3, c, *input_size), (o, c // groups, *kernel_size), o)
+    shape = (3, *size, o) if channels_last else (3, o, *size)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+    form = functools.partial(plans.carry_out, plan, "input", g=g)
+    assert _program(form, y, w).count(f"{CALL}convolution") == calls, plan
+    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
     ("result", "channels", "kernel_size", "stride", "call"),
     [
         ("output", (3, 10), (3, 3), (1, 2), "convolution"),  # 270 products to all channels.

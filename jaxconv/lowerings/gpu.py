@@ -60,7 +60,6 @@ MANY_TAPS = 12
 MANY_SUMS = 64
 """And from so many sums on to each group of a weight gradient."""
 
-
 EXCHANGED_FORWARD = ("exchange", "convolution")
 """A transposed convolution as a forward one, for which cuDNN has the faster code."""
 
