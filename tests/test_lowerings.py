@@ -53,11 +53,8 @@ MORE_GEOMETRIES = {
         (18, 24), (9, 8), (2, 3), (9, 8), (0, 0), (1, 1), 3, channels_last=True
     ),
     "many-phases": Geometry((19, 29), (8, 9), (3, 4), (6, 7), (1, 2), (1, 1)),
-    "many-phases-last": Geometry((19, 29), (8, 14), (3, 4), (6, 7), (1, 5), (1, 1), 1, True),
-    "groups-many-phases": Geometry((19, 29), (8, 9), (3, 4), (6, 7), (1, 2), (1, 1), 3),
     "groups-many-phases-last": Geometry((80,), (35,), (3,), (40,), (20,), (1,), 3, True),
     "groups-many-phases-dilated": Geometry((24, 29), (5, 9), (2, 4), (6, 7), (1, 2), (5, 1), 3),
-    "3d-many-phases": Geometry((10, 9, 11), (5, 4, 3), (3, 2, 3), (4, 4, 4), (2, 0, 1), (1,) * 3),
     "3d-groups-many-phases": Geometry(
         (10, 9, 11), (5, 4, 3), (3, 2, 3), (4, 4, 4), (2, 0, 1), (1,) * 3, 3, True
     ),

@@ -426,22 +426,24 @@ def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
 @available
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
-    ("size", "kernel_size", "stride", "groups", "channels", "cores", "calls"),
+    ("size", "kernel_size", "stride", "groups", "channels", "small_copies", "cores", "calls"),
     [
-        ((5, 4), (6, 4), (2, 2), 2, (16, 20), 2, 1),
-        ((5, 4), (6, 4), (3, 2), 2, (32, 40), 2, 3),  # Of the first axis apart,
-        ((5, 4), (6, 4), (3, 2), 2, (32, 40), 4, 1),  # if there are few cores.
-        ((5, 4), (6, 4), (1, 2), 2, (32, 40), 2, 1),
-        ((2, 5, 4), (4, 6, 4), (2, 3, 2), 1, (5, 7), 4, 2),
-        ((2, 5, 4), (4, 3, 6), (1, 1, 2), 1, (5, 7), 4, 1),
-        ((2, 5, 4), (3, 4, 6), (2, 2, 2), 1, (5, 7), 2, 0),  # Odd: XLA's, phase by phase,
-        ((24, 14, 12), (3, 4, 6), (2, 2, 2), 1, (5, 192), 2, 8),  # or oneDNN's, of large images.
+        ((5, 4), (6, 4), (2, 2), 2, (16, 20), None, 2, 1),
+        ((5, 4), (6, 4), (3, 2), 2, (32, 40), None, 2, 3),  # Of the first axis apart,
+        ((5, 4), (6, 4), (3, 2), 2, (32, 40), None, 4, 1),  # if there are few cores.
+        ((5, 4), (6, 4), (1, 2), 2, (32, 40), None, 2, 1),
+        ((2, 5, 4), (4, 6, 4), (2, 3, 2), 1, (5, 7), None, 4, 2),
+        ((2, 5, 4), (4, 3, 6), (1, 1, 2), 1, (5, 7), None, 4, 1),
+        ((2, 5, 4), (3, 4, 6), (2, 2, 2), 1, (5, 7), 2520, 2, 0),  # Odd: XLA's, phase by phase,
+        ((2, 5, 4), (3, 4, 6), (2, 2, 2), 1, (5, 7), 2519, 2, 8),  # or oneDNN's, of large images.
     ],
 )
 def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
-    size, kernel_size, stride, groups, channels, cores, calls, channels_last, monkeypatch
-):
+    size, kernel_size, stride, groups, channels, small_copies, cores, calls, channels_last,
+    monkeypatch,
+):  # fmt: skip
     monkeypatch.setattr(cpu, "cores", lambda: cores)
+    monkeypatch.setattr(cpu, "SMALL_COPIES", small_copies or cpu.SMALL_COPIES)
     c, o = channels
     n = len(size)
     input_size = tuple(

@@ -239,7 +239,7 @@ def whole_strides(g: Geometry, axis: int) -> Change:
         return [x] * len(parts) + [lax.collapse(met, image_axis, image_axis + 2)]
 
     def w_map(w):
-        return lax.split(w, [whole, rest] if whole else [rest], axis=2 + axis)
+        return [*lax.split(w, [whole, rest] if whole else [rest], axis=2 + axis)]
 
     return Change([*parts, last], x_map, w_map, lambda y: [y] * (len(parts) + 1))
 
