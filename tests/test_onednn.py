@@ -423,6 +423,25 @@ def test_strided_groups_are_left_to_it_where_it_has_code_for_every_phase():
     assert "onednn" not in cpu.choose("input", far, 16, 20, Setting(jnp.float32))
 
 
+def _assert_calls_for_an_input_gradient(
+    calls, size, kernel_size, stride, groups, channels, channels_last
+):
+    """So many convolutions are asked of oneDNN, and what results is right."""
+    c, o = channels
+    n = len(size)
+    input_size = tuple(
+        (windows - 1) * s + k - 2 for windows, s, k in zip(size, stride, kernel_size, strict=True)
+    )
+    g = Geometry(input_size, kernel_size, size, stride, (1,) * n, (1,) * n, groups, channels_last)
+    plan = cpu.choose("input", g, c, o, Setting(jnp.float32, images=3))
+    _, w, _ = _arrays((3, c, *input_size), (o, c // groups, *kernel_size), o)
+    shape = (3, *size, o) if channels_last else (3, o, *size)
+    y = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+    form = functools.partial(plans.carry_out, plan, "input", g=g)
+    assert _program(form, y, w).count(f"{CALL}convolution") == calls, plan
+    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
+
+
 @available
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
@@ -444,19 +463,9 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
 ):  # fmt: skip
     monkeypatch.setattr(cpu, "cores", lambda: cores)
     monkeypatch.setattr(cpu, "SMALL_COPIES", small_copies or cpu.SMALL_COPIES)
-    c, o = channels
-    n = len(size)
-    input_size = tuple(
-        (windows - 1) * s + k - 2 for windows, s, k in zip(size, stride, kernel_size, strict=True)
+    _assert_calls_for_an_input_gradient(
+        calls, size, kernel_size, stride, groups, channels, channels_last
     )
-    g = Geometry(input_size, kernel_size, size, stride, (1,) * n, (1,) * n, groups, channels_last)
-    plan = cpu.choose("input", g, c, o, Setting(jnp.float32, images=3))
-    _, w, _ = _arrays((3, c, *input_size), (o, c // groups, *kernel_size), o)
-    shape = (3, *size, o) if channels_last else (3, o, *size)
-    y = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
-    form = functools.partial(plans.carry_out, plan, "input", g=g)
-    assert _program(form, y, w).count(f"{CALL}convolution") == calls
-    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
 
 
 @available
@@ -481,19 +490,10 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
     size, kernel_size, stride, groups, per_group, calls, channels_last
 ):
     """At the edges of what decides between them, and XLA's own code."""
-    n = len(size)
-    c, o = (channels * groups for channels in per_group)
-    input_size = tuple(
-        (windows - 1) * s + k - 2 for windows, s, k in zip(size, stride, kernel_size, strict=True)
+    channels = tuple(count * groups for count in per_group)
+    _assert_calls_for_an_input_gradient(
+        calls, size, kernel_size, stride, groups, channels, channels_last
     )
-    g = Geometry(input_size, kernel_size, size, stride, (1,) * n, (1,) * n, groups, channels_last)
-    plan = cpu.choose("input", g, c, o, Setting(jnp.float32, images=3))
-    _, w, _ = _arrays((3, c, *input_size), (o, c // groups, *kernel_size), o)
-    shape = (3, *size, o) if channels_last else (3, o, *size)
-    y = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
-    form = functools.partial(plans.carry_out, plan, "input", g=g)
-    assert _program(form, y, w).count(f"{CALL}convolution") == calls, plan
-    oracle.assert_close(jax.jit(form)(y, w), plans.DIRECT["input"](y, w, g), 2e-6)
 
 
 @available
