@@ -289,6 +289,98 @@ def test_long_sums_of_a_weight_gradient_are_taken_in_parts(batch, monkeypatch):
 
 
 @available
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "padding", "calls"),
+    [
+        ((19, 5), (1, 0), 8),
+        ((5, 19), (0, 1), 8),
+        ((3, 6), (0, 0), 6),  # One to a column.
+        ((3, 6), (0, 2), 2),  # So many that windows of each reach across the padding.
+        ((3, 8), (0, 4), 1),
+        ((2, 9, 3), (0, 1, 1), 4),
+        ((17,), (3,), 4),
+    ],
+    ids=str,
+)
+def test_windows_of_a_weight_gradient_are_summed_in_strips(size, padding, calls, groups, batch):
+    n = len(size)
+    taps = (3, 2, 4)[:n]
+    input_size = tuple(o + k - 1 - 2 * p for o, k, p in zip(size, taps, padding, strict=True))
+    g = Geometry(input_size, taps, size, (1,) * n, padding, (1,) * n, groups, channels_last=True)
+    rng = np.random.default_rng(0)
+    x, y = (
+        jnp.asarray(rng.normal(size=(batch, *sizes, channels * groups)), jnp.float32)
+        for sizes, channels in ((input_size, 3), (size, 5))
+    )
+    form = functools.partial(plans.carry_out, ("onednn_in_parts",), "weight", g=g)
+    assert _program(form, x, y).count(f"{CALL}convolution") == calls
+    oracle.assert_close(jax.jit(form)(x, y), plans.DIRECT["weight"](x, y, g), 2e-6)
+
+
+FEW_TO_A_GROUP = {
+    "few-windows": (4, (32, 32), (3, 3), 1, 4, (12, 12), "window_sums"),
+    "one-more": (1, (17, 241), (3, 3), 1, 4, (12, 12), "onednn_in_parts"),
+    "few-windows-3d": (2, (8, 16, 16), (3, 2, 3), 1, 16, (9, 16), "window_sums"),
+    "windows-3d": (2, (16, 16, 16), (3, 2, 3), 1, 16, (9, 16), "onednn_in_parts"),
+    "few-channels-3d": (2, (24, 24, 24), (3, 3, 3), 1, 4, (4, 16), "onednn_in_parts"),
+    "more-groups": (4, (64, 64), (3, 3), 1, 17, (12, 12), "direct"),
+    "strided": (4, (64, 64), (3, 3), 2, 4, (12, 12), "direct"),
+    "one-axis": (4, (4096,), (3,), 1, 4, (12, 12), "direct"),
+    "eights": (4, (64, 64), (3, 3), 1, 4, (8, 16), "onednn"),
+    "wide": (4, (64, 64), (3, 3), 1, 4, (16, 17), "onednn"),
+    "many-taps": (4, (64, 64), (9, 9), 1, 4, (4, 6), "onednn_in_parts"),
+    "many-taps-depthwise": (4, (64, 64), (9, 9), 1, 4, (1, 1), "onednn"),
+}
+
+
+@available
+@pytest.mark.parametrize("name", FEW_TO_A_GROUP)
+def test_weights_of_few_channels_to_a_group_are_sums_over_windows_or_strips(name):
+    batch, size, kernel_size, s, groups, per_group, computation = FEW_TO_A_GROUP[name]
+    n = len(size)
+    c, o = (channels * groups for channels in per_group)
+    input_size = tuple((windows - 1) * s + k for windows, k in zip(size, kernel_size, strict=True))
+    g = Geometry(input_size, kernel_size, size, (s,) * n, (0,) * n, (1,) * n, groups, True)
+    plan = cpu.choose("weight", g, c, o, Setting(jnp.float32, images=batch))
+    assert plan[-1] == computation
+
+
+@available
+@pytest.mark.parametrize("name", ["few-windows", "one-more", "few-channels-3d", "many-taps"])
+def test_weights_of_few_channels_to_a_group_round_as_torchs(name):
+    """At most twice as far from float64, whichever of its memory formats torch has."""
+    batch, size, kernel_size, _, groups, per_group, _ = FEW_TO_A_GROUP[name]
+    n = len(size)
+    c, o = (channels * groups for channels in per_group)
+    x, w, _ = _arrays((batch, c, *size), (o, c // groups, *kernel_size), o)
+    y = _arrays((batch, o, *(i - k + 1 for i, k in zip(size, kernel_size, strict=True))), (), 0)[0]
+    with_torch = functools.partial(getattr(torch.nn.functional, f"conv{n}d"), groups=groups)
+
+    def of_torch(dtype, memory_format=torch.contiguous_format):
+        operands = [oracle.to_torch(a).to(dtype, memory_format=memory_format) for a in (x, w, y)]
+        weight = operands[1].requires_grad_()
+        (gradient,) = torch.autograd.grad(with_torch(operands[0], weight), weight, operands[2])
+        return gradient.double().numpy()
+
+    exact = of_torch(torch.float64)
+
+    def error(gradient):
+        return np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
+
+    layer = getattr(jaxconv, f"conv{n}d")
+    last = functools.partial(layer, groups=groups, data_format="channels_last")
+    images = [jnp.moveaxis(image, 1, -1) for image in (x, y)]
+    gradient = jax.jit(lambda x, w, y: jax.vjp(lambda w: last(x, w), w)[1](y)[0])(
+        images[0], w, images[1]
+    )
+    formats = (torch.contiguous_format, {2: torch.channels_last, 3: torch.channels_last_3d}[n])
+    most = max(error(of_torch(torch.float32, memory_format)) for memory_format in formats)
+    assert error(np.asarray(gradient, np.float64)) <= 2 * most
+
+
+@available
 @pytest.mark.parametrize("size", [(300, 3), (2, 9000), (20, 21, 4)], ids=str)
 def test_a_kernel_over_one_channel_that_takes_too_much_code(size):
     """As in the weight gradient of one tall image: the process would end."""

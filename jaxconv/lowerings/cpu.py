@@ -29,7 +29,8 @@ LANES = 16
 
 WIDE_GROUP, EVEN = 256, 8
 """Products of a group's channel counts from which its weight gradient is worth a call; multiples of
-which always are. Else, oneDNN's rounding is more than torch's."""
+which always are. Else, oneDNN's rounding is more than torch's, unless windows are summed in parts.
+"""
 
 NARROW_PATCH = 64
 """Elements of a patch up to which its weight gradient is better one product."""
@@ -153,7 +154,7 @@ def _by_onednn(
         change = "stride_to_channels" if is_patchify(g) else "taps_to_channels"
         return (change, *_copied(result, g), "onednn")
     if result == "weight":
-        return _weight(plan, g, in_channels, out_channels)
+        return _weight(plan, g, in_channels, out_channels, setting.images)
     if result == "output" and g.channels_last and _is_one_product(g):
         return ("taps_to_channels", *_copied(result, g), "onednn")
     by_tables = plan[-1] == "gathers"
@@ -250,7 +251,9 @@ def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None
     return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
 
 
-def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Plan | None:
+def _weight(
+    plan: Plan, g: Geometry, in_channels: int, out_channels: int, images: int | None
+) -> Plan | None:
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("y_last_in_memory",)
@@ -258,9 +261,10 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     if plan[-1] == "window_sums" and not of_eights:
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
-        return ("blocks", *layout, "onednn")
+        return ("blocks", *layout, "onednn" if c * o == 1 else "onednn_in_parts")
     few = c * o < WIDE_GROUP and not c % EVEN == o % EVEN == 0
-    if g.groups > 1 and few:
+    in_parts = g.groups > 1 and few
+    if in_parts and not _pays_in_parts(g, images):
         return None
     if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product, or several in one.
         return (*plan[:-1], "onednn") if g.groups <= xla_cpu.FEW_GROUPS else None
@@ -276,12 +280,19 @@ def _weight(plan: Plan, g: Geometry, in_channels: int, out_channels: int) -> Pla
     fit = ("fit",) if exceeds or (g.num_spatial_dims == 1 and g.dilation == (1,)) else ()
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
-    tail = (*exchange, *to_batch, *fit, "image_to_halves", "onednn")
+    computation = "onednn_in_parts" if in_parts else "onednn"
+    tail = (*exchange, *to_batch, *fit, "image_to_halves", computation)
     if of_eights:  # For which oneDNN has code that is fast at all groups in one call.
         return ("large_blocks", *layout, *tail)
     many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
     groups = ("groups", "both_copied") if g.groups > 1 else ()
     return (*many, "large_blocks", *layout, *groups, *tail)
+
+
+def _pays_in_parts(g: Geometry, images: int | None) -> bool:
+    """Whether a weight gradient of few channels to a group is worth the calls for each part."""
+    windows = (images or math.inf) * math.prod(g.output_size)
+    return xla_cpu.is_slow_by_groups(g) and windows > xla_cpu.FEW_WINDOWS
 
 
 def _fills_lanes_better(c: int, o: int) -> bool:

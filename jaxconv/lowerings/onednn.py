@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,13 +26,14 @@ from jaxconv.lowerings.setting import Setting, cores
 LARGEST = 2**31 - 1
 """Elements of an image that a C int can number."""
 
-STRIPS = {2: 3, 3: 5}
-"""By axes, parts of an image over which a weight gradient of a depthwise layer is summed: oneDNN
-adds up one by one what torch adds up in parts, and rounding grows with the square root of that."""
+STRIPS = 8
+"""Parts of an image, at most, over which a weight gradient is summed if it is depthwise or of few
+channels to a group: oneDNN adds up one by one what torch adds up in parts, and rounding grows with
+the square root of that."""
 
-SUMMED_WINDOWS, LARGE_KERNEL = 1 << 13, 1 << 19
-"""Windows over which a weight gradient that isn't depthwise is summed, for the same reason. oneDNN
-itself does so in parts, if y has at least so many elements."""
+SUMMED_WINDOWS, SUMMED_PATCHES, LARGE_KERNEL = 1 << 13, 1 << 10, 1 << 19
+"""Windows over which any other weight gradient is summed, for the same reason, and such as lie side
+by side. oneDNN itself sums in parts, if y has at least so many elements."""
 
 MOST_SUMMED = {1: 64, 2: 64, 3: 48}
 """By axes, channels to a part of those that a convolution sums over, if it sums in parts. oneDNN
@@ -182,33 +183,61 @@ def _summed_in_parts(
     return lax.fori_loop(0, parts - 1, add_part, convolution(*part(0, first), axes, g, bias))
 
 
-def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **_: Any) -> jax.Array:
-    """w, from x and y, by a convolution over x whose kernel is y."""
-    depthwise = _is_depthwise(geometry, x.shape[-1], y.shape[-1])
-    return (_depthwise_weight if depthwise else _dense_weight)(x, y, geometry)
-
-
-def _dense_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
-    batch, windows = x.shape[0], x.shape[0] * math.prod(g.output_size)
-    few = windows * (y.shape[-1] // g.groups) < LARGE_KERNEL
-    parts = max(1, min(-(-windows // SUMMED_WINDOWS), batch // 2)) if few else 1
-    sizes = [batch * (n + 1) // parts - batch * n // parts for n in range(parts)]
-    pieces = zip(lax.split(x, sizes), lax.split(y, sizes), strict=True)
-    w = functools.reduce(jnp.add, (_weight_of_images(a, b, g) for a, b in pieces))
+def conv_weight(
+    x: jax.Array, y: jax.Array, geometry: Geometry, *, in_parts: bool = False, **_: Any
+) -> jax.Array:
+    """w, from x and y, by a convolution over x whose kernel is y. Unless depthwise, windows may be
+    summed in parts."""
+    if _is_depthwise(geometry, x.shape[-1], y.shape[-1]):
+        return _depthwise_weight(x, y, geometry)
+    pieces = (_in_strips if in_parts else _in_images)(x, y, geometry)
+    w = functools.reduce(jnp.add, (_matrices(*piece) for piece in pieces))
     # Rows are moved first, then a matrix is transposed: at once, that takes XLA four times as long.
     rows = moved_in_memory(as_arithmetic(w.swapaxes(0, 1)))
     w = moved_in_memory(as_arithmetic(rows.reshape(-1, y.shape[-1]).T))
-    return w.reshape(y.shape[-1], -1, *g.kernel_size)
+    return w.reshape(y.shape[-1], -1, *geometry.kernel_size)
 
 
-def _weight_of_images(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
-    """For each tap, a matrix from the channels of x to those of y, of a group."""
-    batch, channels = x.shape[0], x.shape[-1] // g.groups
-    form = for_dense_weight(g, channels)
+Piece = tuple[jax.Array, jax.Array, Geometry]
+"""`_batch_last(x)`, y and the geometry of a weight gradient, one of several to be added up."""
+
+
+def _in_images(x: jax.Array, y: jax.Array, g: Geometry) -> list[Piece]:
+    batch, windows = x.shape[0], x.shape[0] * math.prod(g.output_size)
+    few = windows * (y.shape[-1] // g.groups) < LARGE_KERNEL
+    most = SUMMED_PATCHES if g.kernel_size == g.stride else SUMMED_WINDOWS
+    parts = max(1, min(-(-windows // most), batch // 2)) if few else 1
+    sizes = [batch * (n + 1) // parts - batch * n // parts for n in range(parts)]
+    pieces = zip(lax.split(x, sizes), lax.split(y, sizes), strict=True)
+    return [(_batch_last(of_x, g), of_y, g) for of_x, of_y in pieces]
+
+
+def _in_strips(x: jax.Array, y: jax.Array, g: Geometry) -> list[Piece]:
+    batch, in_channels, out_channels = x.shape[0], x.shape[-1], y.shape[-1]
+
+    def fit(part: Geometry) -> bool:
+        return fits_weight(part, batch, in_channels, out_channels)
+
+    axis, strips = _strips(g, fit)
+    of_y = lax.split(y, [part.output_size[axis] for part in strips], axis=1 + axis)
+    image = _batch_last(x, g)
+    return [(image, strip, part) for strip, part in zip(of_y, strips, strict=True)]
+
+
+def _batch_last(x: jax.Array, g: Geometry) -> jax.Array:
+    """`(*i, channels, groups, batch)`"""
+    channels = x.shape[-1] // g.groups
     image = jnp.moveaxis(x.reshape(*x.shape[:-1], g.groups, channels), (-2, 0), (-2, -1))
-    if batch > 1:  # Else nothing moves, and the barrier would make a copy.
-        image = lax.optimization_barrier(as_arithmetic(image))
-    image = image.reshape(1, *form.input_size, g.groups * batch)
+    if x.shape[0] == 1:  # Nothing moves, and the barrier would make a copy.
+        return image
+    return lax.optimization_barrier(as_arithmetic(image))
+
+
+def _matrices(image: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
+    """For each tap, a matrix from the channels of x to those of y, of a group."""
+    *_, channels, groups, batch = image.shape
+    form = for_dense_weight(g, channels)
+    image = image.reshape(1, *form.input_size, groups * batch)
     kernel = y.reshape(batch, *form.kernel_size, -1)
     axes = form.num_spatial_dims
     w = convolution(image, kernel, (axes + 1, 0, *range(1, axes + 1)), form)
@@ -247,7 +276,12 @@ def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
         return _depthwise_weight(x[:, None], y[:, None], _with_two_axes(g))[:, :, 0]
     moved = (jnp.moveaxis(array, 0, -2).reshape(1, *array.shape[1:-1], -1) for array in (x, y))
     image, kernel = (lax.optimization_barrier(as_arithmetic(array)) for array in moved)
-    axis, strips = _strips(g, batch)
+    channels = g.groups * batch
+
+    def fit(part: Geometry) -> bool:
+        return fits(for_depthwise_weight(part, batch), channels, channels)
+
+    axis, strips = _strips(g, fit)
     kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
     sums = [
         convolution(image, kernel, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
@@ -257,11 +291,10 @@ def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     return jnp.moveaxis(w, -1, 0)[:, None]
 
 
-def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
+def _strips(g: Geometry, fit: Callable[[Geometry], bool]) -> tuple[int, list[Geometry]]:
     """y in parts along its longest axis, for each of which oneDNN has code."""
     o = g.output_size
     axis = o.index(max(o))
-    channels = g.groups * batch
 
     def parts(count: int) -> list[Geometry]:
         ends = [o[axis] * n // count for n in range(count + 1)]
@@ -275,12 +308,8 @@ def _strips(g: Geometry, batch: int) -> tuple[int, list[Geometry]]:
             for start, stop in itertools.pairwise(ends)
         ]
 
-    def fit(strips: list[Geometry]) -> bool:
-        return all(fits(for_depthwise_weight(part, batch), channels, channels) for part in strips)
-
-    most = min(STRIPS[len(o)], o[axis])
-    divisions = map(parts, range(most, 1, -1))
-    return axis, next(filter(fit, divisions), [g])
+    divisions = map(parts, range(min(STRIPS, o[axis]), 1, -1))
+    return axis, next((strips for strips in divisions if all(map(fit, strips))), [g])
 
 
 def for_depthwise_weight(g: Geometry, batch: int) -> Geometry:

@@ -24,8 +24,15 @@ from jaxconv.lowerings.setting import Setting
 FEW_CHANNELS = 16
 """Products of a group's channel counts up to this are too small for a matrix product."""
 
-FEW_WEIGHTS, SOME_CHANNELS = 32, 64
-"""Up to so many, sums over windows give the weight, and those of more than `FEW_GROUPS`."""
+FEW_WEIGHTS, SOME_WEIGHTS, MANY_WEIGHTS = 32, 64, 144
+"""Products of a group's channel counts up to which sums over windows give the weight; those of more
+than `FEW_GROUPS`; and those of up to `SEVERAL_GROUPS`,"""
+
+FEW_WINDOWS = 1 << 12
+"""where all images together have no more windows."""
+
+SEVERAL_GROUPS = 16
+"""Of more, the weight takes too many calls of oneDNN, if each takes several."""
 
 FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one, and twice as many where an image results."""
@@ -153,7 +160,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
         few = few_products(result, g, c, o, one_device)
         return few or layout + _dense(result, g, c, o, one_device)
     if result == "weight":
-        return _grouped_weight(g, c, o, one_device, layout)
+        return _grouped_weight(g, c, o, setting, layout)
     if c * o <= FEW_CHANNELS:
         return _few_per_group(result, g, c, o, one_device, moved)
     if g.groups <= 2 * FEW_GROUPS:
@@ -170,10 +177,14 @@ def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> b
     return MUCH_LARGER * images * math.prod(g.output_size) <= o
 
 
-def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan) -> Plan:
+def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan) -> Plan:
+    one_device = setting.one_device
     blocks = ("blocks",) if one_device else ()
-    most = SOME_CHANNELS if g.groups > FEW_GROUPS and g.taps > 1 else FEW_WEIGHTS
-    if c * o <= most and one_device and g.taps <= MANY_TAPS * g.output_size[0]:
+    if (
+        c * o <= _most_by_window_sums(g, setting.images)
+        and one_device
+        and g.taps <= MANY_TAPS * g.output_size[0]
+    ):
         moved = () if g.channels_last else ("blocks", "last_in_memory")
         return (*moved, "window_sums")
     if c * o == 1 or (c * o <= FEW_CHANNELS and g.groups > FEW_GROUPS):
@@ -186,6 +197,20 @@ def _grouped_weight(g: Geometry, c: int, o: int, one_device: bool, layout: Plan)
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense("weight", g, c, o, one_device))
     return (*layout, "phases", *STACKED_PLANES, "direct")
+
+
+def _most_by_window_sums(g: Geometry, images: int | None) -> int:
+    if g.groups > FEW_GROUPS:
+        return SOME_WEIGHTS if g.taps > 1 else FEW_WEIGHTS
+    windows = (images or math.inf) * math.prod(g.output_size)
+    many = is_slow_by_groups(g) and windows <= FEW_WINDOWS
+    return MANY_WEIGHTS if many else FEW_WEIGHTS
+
+
+def is_slow_by_groups(g: Geometry) -> bool:
+    """Whether XLA's convolutions, group by group, are slow at the weight of few channels."""
+    overlapping = g.taps > 1 and set(g.stride) == {1}
+    return overlapping and g.num_spatial_dims > 1 and g.groups <= SEVERAL_GROUPS
 
 
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
