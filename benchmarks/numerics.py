@@ -8,8 +8,11 @@ gets the memory format that is like it.
 import argparse
 import functools
 import itertools
+import math
 import pathlib
 import platform
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 
 import jaxconv
+from benchmarks import forms, scan
 from benchmarks.workloads import Workload
 
 LAYERS = [
@@ -44,6 +48,10 @@ DTYPES = ["float32", "bfloat16", "float16"]
 LAYOUTS = ["channels_first", "channels_last"]
 RESULTS = ["output", "input gradient", "weight gradient"]
 
+RANDOM_LAYERS = 150
+PRODUCTS = 1e5, 4e8
+"""Of a layer drawn at random, at least and at most."""
+
 HEADER = """# Rounding, beside torch's
 
 Written by `python -m benchmarks.numerics docs/numerics.md`, with jax {jax} and torch {torch} on
@@ -55,6 +63,17 @@ first, torch's second. Input, weight and cotangent are normal; exact is what tor
 for the same numbers, rounded to the dtype. With channels last, torch's arrays have the memory
 format `channels_last` or `channels_last_3d`; along one axis there is none. **Bold**: more than
 twice torch's in that format. Those weight gradients round no more than torch's with channels first.
+"""
+
+AT_RANDOM = """## Layers drawn at random
+
+Of {count} results of {layers} layers in float32, drawn as by `benchmarks.scan` and computed with
+channels first and last, {same:.1%} round at most twice as much as torch's in the memory format that
+is like the layout, and {either:.1%} at most twice as much as torch's in one of its formats. The
+others, in units of eps:
+
+| layer | layout | result | jaxconv / torch, its formats |
+| --- | --- | --- | ---: |
 """
 
 
@@ -73,22 +92,56 @@ def main() -> None:
         title = f"{dtype}, {layout.replace('_', ' ')}"
         head = f"| {title} | {' | '.join(RESULTS)} |\n| --- |{' ---: |' * len(RESULTS)}"
         parts.append("\n".join([head, *rows]) + "\n")
+    parts.append(_at_random())
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(parts))
+
+
+def _at_random() -> str:
+    within, within_either, rows = [], [], []
+    for layer in itertools.islice(_random_layers(), RANDOM_LAYERS):
+        arrays = _operands(layer, "float32")
+        exact = _torchs(layer, arrays, torch.float64, LAYOUTS[0])
+        of_torch = {f: _errors(_torchs(layer, arrays, torch.float32, f), exact) for f in LAYOUTS}
+        for layout in LAYOUTS:
+            of_results = zip(*of_torch.values(), of_torch[layout], strict=True)
+            ours = _errors(_ours(layer, arrays, layout), exact)
+            for result, error, (*formats, same) in zip(RESULTS, ours, of_results, strict=True):
+                within.append(error <= 2 * same)
+                within_either.append(error <= 2 * max(formats))
+                if not within_either[-1]:
+                    eps = float(jnp.finfo(jnp.float32).eps)
+                    cells = [f"{value / eps:.2f}" for value in (error, *formats)]
+                    shown = f"{cells[0]} / {', '.join(cells[1:])}"
+                    rows.append(f"| {layer.name} | {layout.split('_')[1]} | {result} | {shown} |")
+    same, either = np.mean(within), np.mean(within_either)
+    count = len(within)
+    text = AT_RANDOM.format(count=count, layers=RANDOM_LAYERS, same=same, either=either)
+    return text + "\n".join(rows) + "\n"
+
+
+def _random_layers() -> Iterator[Workload]:
+    chance = random.Random(0)
+    while True:
+        layer = scan.draw(chance, (1, 2, 4))
+        try:
+            g, in_channels, out_channels = forms.geometry_of(layer)
+        except ValueError:
+            continue  # A window larger than the image.
+        windows = layer.batch * math.prod(g.output_size)
+        products = windows * out_channels * in_channels // g.groups * g.taps
+        channels = max(in_channels, out_channels)
+        if PRODUCTS[0] < products < PRODUCTS[1] and channels <= scan.MOST_CHANNELS:
+            yield layer
 
 
 def _row(layer: Workload, dtype: str, layout: str) -> str:
     arrays = _operands(layer, dtype)
     exact = _torchs(layer, arrays, torch.float64, layout)
     eps = float(jnp.finfo(dtype).eps)
-    ours, theirs = (
-        [_error(a, e) / eps for a, e in zip(results, exact, strict=True)]
-        for results in (
-            _ours(layer, arrays, layout),
-            _torchs(layer, arrays, getattr(torch, dtype), layout),
-        )
-    )
-    shown = [_shown(*pair) for pair in zip(ours, theirs, strict=True)]
+    ours = _errors(_ours(layer, arrays, layout), exact)
+    theirs = _errors(_torchs(layer, arrays, getattr(torch, dtype), layout), exact)
+    shown = [_shown(a / eps, b / eps) for a, b in zip(ours, theirs, strict=True)]
     return f"| {layer.name} | {' | '.join(shown)} |"
 
 
@@ -97,8 +150,11 @@ def _shown(ours: float, theirs: float) -> str:
     return f"**{pair}**" if ours > 2 * theirs else pair
 
 
-def _error(actual: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.linalg.norm(actual - exact) / np.linalg.norm(exact))
+def _errors(results: list[np.ndarray], exact: list[np.ndarray]) -> list[float]:
+    return [
+        float(np.linalg.norm(a - e) / np.linalg.norm(e))
+        for a, e in zip(results, exact, strict=True)
+    ]
 
 
 def _operands(layer: Workload, dtype: str) -> list[jax.Array]:

@@ -329,7 +329,9 @@ FEW_TO_A_GROUP = {
     "strided": (4, (64, 64), (3, 3), 2, 4, (12, 12), "direct"),
     "one-axis": (4, (4096,), (3,), 1, 4, (12, 12), "direct"),
     "eights": (4, (64, 64), (3, 3), 1, 4, (8, 16), "onednn"),
-    "wide": (4, (64, 64), (3, 3), 1, 4, (16, 17), "onednn"),
+    "wide": (4, (64, 64), (3, 3), 1, 4, (16, 17), "onednn_in_parts"),
+    "wide-few-windows": (4, (32, 32), (3, 3), 1, 4, (16, 17), "onednn"),
+    "wide-one-axis": (4, (4096,), (3,), 1, 4, (16, 17), "onednn"),
     "many-taps": (4, (64, 64), (9, 9), 1, 4, (4, 6), "onednn_in_parts"),
     "many-taps-depthwise": (4, (64, 64), (9, 9), 1, 4, (1, 1), "onednn"),
 }
@@ -348,7 +350,9 @@ def test_weights_of_few_channels_to_a_group_are_sums_over_windows_or_strips(name
 
 
 @available
-@pytest.mark.parametrize("name", ["few-windows", "one-more", "few-channels-3d", "many-taps"])
+@pytest.mark.parametrize(
+    "name", ["few-windows", "one-more", "few-channels-3d", "wide", "many-taps"]
+)
 def test_weights_of_few_channels_to_a_group_round_as_torchs(name):
     """At most twice as far from float64, whichever of its memory formats torch has."""
     batch, size, kernel_size, _, groups, per_group, _ = FEW_TO_A_GROUP[name]

@@ -29,8 +29,8 @@ LANES = 16
 
 WIDE_GROUP, EVEN = 256, 8
 """Products of a group's channel counts from which its weight gradient is worth a call; multiples of
-which always are. Else, oneDNN's rounding is more than torch's, unless windows are summed in parts.
-"""
+which always are, and are added up in parts. For others, windows are summed in parts: oneDNN's
+rounding would be more than torch's."""
 
 NARROW_PATCH = 64
 """Elements of a patch up to which its weight gradient is better one product."""
@@ -262,9 +262,9 @@ def _weight(
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
         return ("blocks", *layout, "onednn" if c * o == 1 else "onednn_in_parts")
-    few = c * o < WIDE_GROUP and not c % EVEN == o % EVEN == 0
-    in_parts = g.groups > 1 and few
-    if in_parts and not _pays_in_parts(g, images):
+    uneven = g.groups > 1 and not c % EVEN == o % EVEN == 0
+    in_parts = uneven and _pays_in_parts(g, images)
+    if uneven and c * o < WIDE_GROUP and not in_parts:
         return None
     if g.taps == 1 or math.prod(g.output_size) == 1:  # One matrix product, or several in one.
         return (*plan[:-1], "onednn") if g.groups <= xla_cpu.FEW_GROUPS else None
@@ -290,7 +290,7 @@ def _weight(
 
 
 def _pays_in_parts(g: Geometry, images: int | None) -> bool:
-    """Whether a weight gradient of few channels to a group is worth the calls for each part."""
+    """Whether a weight gradient of uneven groups is worth the calls for each part."""
     windows = (images or math.inf) * math.prod(g.output_size)
     return xla_cpu.is_slow_by_groups(g) and windows > xla_cpu.FEW_WINDOWS
 
