@@ -332,6 +332,11 @@ FEW_TO_A_GROUP = {
     "wide": (4, (64, 64), (3, 3), 1, 4, (16, 17), "onednn_in_parts"),
     "wide-few-windows": (4, (32, 32), (3, 3), 1, 4, (16, 17), "onednn"),
     "wide-one-axis": (4, (4096,), (3,), 1, 4, (16, 17), "onednn"),
+    "long": (4, (512,), (16,), 1, 4, (4, 16), "onednn_in_parts"),
+    "long-strided": (4, (512,), (41,), 4, 64, (4, 16), "onednn_in_parts"),
+    "shorter": (4, (512,), (15,), 1, 4, (4, 16), "direct"),
+    "long-odd": (4, (512,), (16,), 1, 4, (4, 17), "direct"),
+    "long-eights": (4, (512,), (16,), 1, 4, (8, 16), "onednn"),
     "many-taps": (4, (64, 64), (9, 9), 1, 4, (4, 6), "onednn_in_parts"),
     "many-taps-depthwise": (4, (64, 64), (9, 9), 1, 4, (1, 1), "onednn"),
 }
@@ -379,7 +384,8 @@ def test_weights_of_few_channels_to_a_group_round_as_torchs(name):
     gradient = jax.jit(lambda x, w, y: jax.vjp(lambda w: last(x, w), w)[1](y)[0])(
         images[0], w, images[1]
     )
-    formats = (torch.contiguous_format, {2: torch.channels_last, 3: torch.channels_last_3d}[n])
+    last_formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    formats = (torch.contiguous_format, last_formats.get(n, torch.contiguous_format))
     most = max(error(of_torch(torch.float32, memory_format)) for memory_format in formats)
     assert error(np.asarray(gradient, np.float64)) <= 2 * most
 

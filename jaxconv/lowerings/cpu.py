@@ -70,6 +70,9 @@ MOST_TO_A_PHASE = 1 << 12
 SUMMED_TAPS = 49
 """Up to so many, sums over windows give a depthwise weight faster than oneDNN, or as fast."""
 
+LONG_KERNEL = 16
+"""From so many taps along a single axis, all groups in one call, if y fills vectors."""
+
 MULTIPLY_ADDS_IN_ALL = 240
 """Products to all channels of an element up to which XLA's multiply-adds are faster, if several
 channels are summed."""
@@ -257,6 +260,8 @@ def _weight(
     """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("y_last_in_memory",)
+    if _takes_all_groups(g, c, o) and onednn.fits_weight(g, 1, in_channels, out_channels):
+        return ("blocks", *layout, "onednn_in_parts")
     of_eights = g.groups > 1 < g.taps and c == o == EVEN
     if plan[-1] == "window_sums" and not of_eights:
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
@@ -287,6 +292,13 @@ def _weight(
     many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
     groups = ("groups", "both_copied") if g.groups > 1 else ()
     return (*many, "large_blocks", *layout, *groups, *tail)
+
+
+def _takes_all_groups(g: Geometry, c: int, o: int) -> bool:
+    """Whether the weight gradient of a long kernel over one axis is faster with all groups in one
+    call than by sums over windows or group by group."""
+    long = g.num_spatial_dims == 1 and g.taps >= LONG_KERNEL
+    return long and g.groups > 1 and c % EVEN > 0 and o % LANES == 0
 
 
 def _pays_in_parts(g: Geometry, images: int | None) -> bool:
