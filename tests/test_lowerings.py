@@ -153,7 +153,7 @@ def _direct(result, g, per_group=(2, 3)):
 def test_a_plan_equals_the_direct_form(name, plan, monkeypatch):
     g, per_group = GEOMETRIES[name], CHANNELS.get(plan[0], (2, 3))
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)  # A block to each image.
-    monkeypatch.setattr(plans, "GROUPS_TO_A_BLOCK", 1)
+    monkeypatch.setitem(plans.GROUP_BLOCKS, "blocks_of_groups", 1)
     monkeypatch.setattr(onednn, "MOST_SUMMED", dict.fromkeys((1, 2, 3), 1))
 
     @jax.jit

@@ -289,8 +289,10 @@ def _weight(
     tail = (*exchange, *to_batch, *fit, "image_to_halves", computation)
     if of_eights:  # For which oneDNN has code that is fast at all groups in one call.
         return ("large_blocks", *layout, *tail)
-    many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
     groups = ("groups", "both_copied") if g.groups > 1 else ()
+    if in_parts:  # So many calls to a group that no more should be written down.
+        return ("pairs_of_groups", "large_blocks", *layout, *groups, *tail)
+    many = ("blocks_of_groups",) if g.groups > xla_cpu.FEW_GROUPS else ()
     return (*many, "large_blocks", *layout, *groups, *tail)
 
 

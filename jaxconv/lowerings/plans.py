@@ -45,7 +45,7 @@ OPERAND_TILE = 4
 Plan = tuple[str, ...]
 """Names of changes, each applied to every part that it fits, and last the name of a computation.
 
-Some stand for more than a change of variables: `BLOCKS`, `blocks_of_groups`, `FINISHES`, `COPIES`,
+Some stand for more than a change of variables: `BLOCKS`, `GROUP_BLOCKS`, `FINISHES`, `COPIES`,
 `exchange` and `unfused`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
@@ -60,8 +60,9 @@ FINISHES = {
 COPIES = ("copied", "both_copied")
 """Names for arithmetic with the first operand, or both, where they are copied in any case."""
 
-GROUPS_TO_A_BLOCK = 16
-"""That `blocks_of_groups` takes at a time, at most: each takes time to compile."""
+GROUP_BLOCKS = {"blocks_of_groups": 16, "pairs_of_groups": 2}
+"""Names for a loop over blocks of groups, and how many those have at most: each takes time to
+compile."""
 
 STACKED_PLANES: Plan = ("taps_to_channels:0", "axis_to_batch")
 """Three axes as two, with depth taps as channels."""
@@ -83,8 +84,9 @@ def carry_out(
         if name in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
             return blocks.by_block(form, result, a, b, BLOCKS[name])
-        if name == "blocks_of_groups":
-            return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options)
+        if name in GROUP_BLOCKS:
+            most = GROUP_BLOCKS[name]
+            return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options, most)
         if name in FINISHES:
             y = carry_out(plan[position + 1 :], result, a, b, g, **_of_lax(options))
             reads = g.taps * max(channels_of(result, a, b, g)) // g.groups
@@ -184,9 +186,11 @@ def _exchanged(
     return carry_out(plan, EXCHANGED[result], a, w, g.exchanged(), **options)
 
 
-def _by_blocks_of_groups(plan: Plan, a: jax.Array, b: jax.Array, g: Geometry, options) -> jax.Array:
+def _by_blocks_of_groups(
+    plan: Plan, a: jax.Array, b: jax.Array, g: Geometry, options: Any, most: int
+) -> jax.Array:
     """A weight gradient, in a loop."""
-    size = blocks.largest_divisor(g.groups, GROUPS_TO_A_BLOCK)
+    size = blocks.largest_divisor(g.groups, most)
     form = functools.partial(
         carry_out, plan, "weight", g=dataclasses.replace(g, groups=size), **options
     )
