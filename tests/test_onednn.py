@@ -356,7 +356,7 @@ def test_weights_of_few_channels_to_a_group_are_sums_over_windows_or_strips(name
 
 @available
 @pytest.mark.parametrize(
-    "name", ["few-windows", "one-more", "few-channels-3d", "wide", "many-taps"]
+    "name", ["few-windows", "one-more", "few-channels-3d", "wide", "long", "many-taps"]
 )
 def test_weights_of_few_channels_to_a_group_round_as_torchs(name):
     """At most twice as far from float64, whichever of its memory formats torch has."""

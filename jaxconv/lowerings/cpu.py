@@ -29,8 +29,8 @@ LANES = 16
 
 WIDE_GROUP, EVEN = 256, 8
 """Products of a group's channel counts from which its weight gradient is worth a call; multiples of
-which always are, and are added up in parts. For others, windows are summed in parts: oneDNN's
-rounding would be more than torch's."""
+which always are. oneDNN's rounding is more than torch's for others, so their windows are summed in
+parts, if there are many."""
 
 NARROW_PATCH = 64
 """Elements of a patch up to which its weight gradient is better one product."""
@@ -305,8 +305,8 @@ def _takes_all_groups(g: Geometry, c: int, o: int) -> bool:
 
 def _pays_in_parts(g: Geometry, images: int | None) -> bool:
     """Whether a weight gradient of uneven groups is worth the calls for each part."""
-    windows = (images or math.inf) * math.prod(g.output_size)
-    return xla_cpu.is_slow_by_groups(g) and windows > xla_cpu.FEW_WINDOWS
+    many_windows = xla_cpu.windows_of_all(g, images) > xla_cpu.FEW_WINDOWS
+    return xla_cpu.is_slow_by_groups(g) and many_windows
 
 
 def _fills_lanes_better(c: int, o: int) -> bool:

@@ -218,10 +218,8 @@ def _in_strips(x: jax.Array, y: jax.Array, g: Geometry) -> list[Piece]:
     def fit(part: Geometry) -> bool:
         return fits_weight(part, batch, in_channels, out_channels)
 
-    axis, strips = _strips(g, fit)
-    of_y = lax.split(y, [part.output_size[axis] for part in strips], axis=1 + axis)
     image = _batch_last(x, g)
-    return [(image, strip, part) for strip, part in zip(of_y, strips, strict=True)]
+    return [(image, strip, part) for strip, part in _strips(y, g, fit)]
 
 
 def _batch_last(x: jax.Array, g: Geometry) -> jax.Array:
@@ -281,18 +279,18 @@ def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
     def fit(part: Geometry) -> bool:
         return fits(for_depthwise_weight(part, batch), channels, channels)
 
-    axis, strips = _strips(g, fit)
-    kernels = lax.split(kernel, [part.output_size[axis] for part in strips], axis=1 + axis)
     sums = [
-        convolution(image, kernel, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
-        for kernel, part in zip(kernels, strips, strict=True)
+        convolution(image, strip, (n + 1, 0, *range(1, n + 1)), for_depthwise_weight(part, batch))
+        for strip, part in _strips(kernel, g, fit)
     ]
     w = functools.reduce(jnp.add, sums).reshape(*g.kernel_size, batch, g.groups).sum(-2)
     return jnp.moveaxis(w, -1, 0)[:, None]
 
 
-def _strips(g: Geometry, fit: Callable[[Geometry], bool]) -> tuple[int, list[Geometry]]:
-    """y in parts along its longest axis, for each of which oneDNN has code."""
+def _strips(
+    y: jax.Array, g: Geometry, fit: Callable[[Geometry], bool]
+) -> list[tuple[jax.Array, Geometry]]:
+    """Parts of y along its longest axis, for each of which oneDNN has code, with their geometry."""
     o = g.output_size
     axis = o.index(max(o))
 
@@ -309,7 +307,9 @@ def _strips(g: Geometry, fit: Callable[[Geometry], bool]) -> tuple[int, list[Geo
         ]
 
     divisions = map(parts, range(min(STRIPS, o[axis]), 1, -1))
-    return axis, next((strips for strips in divisions if all(map(fit, strips))), [g])
+    strips = next((strips for strips in divisions if all(map(fit, strips))), [g])
+    of_y = lax.split(y, [part.output_size[axis] for part in strips], axis=1 + axis)
+    return list(zip(of_y, strips, strict=True))
 
 
 def for_depthwise_weight(g: Geometry, batch: int) -> Geometry:

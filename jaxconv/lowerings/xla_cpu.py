@@ -202,9 +202,13 @@ def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan)
 def _most_by_window_sums(g: Geometry, images: int | None) -> int:
     if g.groups > FEW_GROUPS:
         return SOME_WEIGHTS if g.taps > 1 else FEW_WEIGHTS
-    windows = (images or math.inf) * math.prod(g.output_size)
-    many = is_slow_by_groups(g) and windows <= FEW_WINDOWS
+    many = is_slow_by_groups(g) and windows_of_all(g, images) <= FEW_WINDOWS
     return MANY_WEIGHTS if many else FEW_WEIGHTS
+
+
+def windows_of_all(g: Geometry, images: int | None) -> float:
+    """Images, together; of unknown many, infinitely many."""
+    return (images or math.inf) * math.prod(g.output_size)
 
 
 def is_slow_by_groups(g: Geometry) -> bool:
