@@ -121,7 +121,10 @@ def test_float16_overflows_at_the_end_only(case, channels_last):
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == jnp.float16
         with np.errstate(over="ignore"):
-            np.testing.assert_array_equal(a, e.astype(np.float16))
+            e = e.astype(np.float16)
+        if jax.default_backend() == "gpu":  # Where cuDNN may put 0: see tests/test_upstream.py.
+            e[(e == -np.inf) & (a == 0)] = 0
+        np.testing.assert_array_equal(a, e)
 
 
 @pytest.mark.parametrize(("dtype", "power"), [("bfloat16", 60), ("float32", 60)])

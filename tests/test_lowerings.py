@@ -82,6 +82,7 @@ PLANS = [
     ("dilation_to_batch", "direct"),
     ("batch_to_last_axis", "direct"),
     ("first", "phases", "fit", "taps"),
+    ("first", "phases", "fit", "rows_together"),
     ("crop_kernel", "direct"),
     ("sum_over_met_taps", "direct"),
     ("last", "groups", "sum_over_met_taps", "matrix_product"),
@@ -239,7 +240,8 @@ def test_a_single_image_as_two(size, result, monkeypatch):
 
 @pytest.mark.parametrize(("channels_last", "dilation"), [(True, 2), (False, 1)])
 @pytest.mark.parametrize("taps", [(9, 8), (3, 31), (67, 2), (131,), (128,), (5, 5, 5)], ids=str)
-def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
+@pytest.mark.parametrize("computation", ["taps", "rows_together"])
+def test_large_depthwise_kernels_loop_and_agree(computation, taps, dilation, channels_last):
     """More taps than are written out: a loop over rows, along any axis, with a rest and without."""
     n = len(taps)
     size = tuple((k - 1) * dilation + 4 for k in taps)
@@ -247,7 +249,7 @@ def test_large_depthwise_kernels_loop_and_agree(taps, dilation, channels_last):
     g = Geometry(size, taps, (4,) * n, s, (0,) * n, d, 3, channels_last)
     for result in plans.OPERANDS:
         ab = _operands(result, g)
-        form = functools.partial(plans.carry_out, ("phases", "fit", "taps"), result, g=g)
+        form = functools.partial(plans.carry_out, ("phases", "fit", computation), result, g=g)
         oracle.assert_close(jax.jit(form)(*ab), plans.DIRECT[result](*ab, g), 1e-12, result)
 
 

@@ -132,7 +132,9 @@ def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device
         return ("convolution",)
     many = g.taps >= MANY_TAPS or (result == "weight" and g.taps * multiplier >= MANY_SUMS)
     first = many and one_device  # XLA might gather what lies on several.
-    return (*(("first",) if first else ()), "phases", "fit", "taps")
+    by_rows = result != "weight" and g.num_spatial_dims > 1
+    computation = "rows_together" if by_rows else "taps"
+    return (*(("first",) if first else ()), "phases", "fit", computation)
 
 
 def _cudnn_has_depthwise(result: str, g: Geometry, dtype: Any) -> bool:

@@ -123,6 +123,7 @@ _ADDING = {
     "windows_to_channels": ("input",),
     "taps": ("output", "input", "weight"),
     "taps_in_steps": ("output", "input"),
+    "rows_together": ("output", "input"),
     "gathers": ("output", "input"),
     "window_sums": ("weight",),
 }
@@ -441,14 +442,14 @@ def _compute_matrix_product(result: str, a, b, g: Geometry, options) -> jax.Arra
     return w.reshape(*w.shape, *g.kernel_size)
 
 
-def _compute_taps(result: str, a, b, g: Geometry, options, in_steps: bool = False) -> jax.Array:
+def _compute_taps(result: str, a, b, g: Geometry, options, **how: bool) -> jax.Array:
     dtype = options.get("preferred_element_type")
     if result == "weight":
         return taps.conv_weight(a, b, g, preferred_element_type=dtype)
     if result == "input":
         b, g = taps.reversed_kernel(b, g.groups), g.exchanged()
         a, g = _fitted(a, g)
-    return taps.conv(a, b, g, in_steps=in_steps, preferred_element_type=dtype)
+    return taps.conv(a, b, g, **how, preferred_element_type=dtype)
 
 
 def _compute_gathers(result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -485,6 +486,7 @@ _COMPUTATIONS = {
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),
+    "rows_together": functools.partial(_compute_taps, together=True),
     "gathers": _compute_gathers,
     "window_sums": _compute_window_sums,
     "onednn": _compute_onednn,

@@ -25,10 +25,21 @@ UNROLLED = 64
 """Products written out one by one. With more, those of a row of taps are, in a loop over rows."""
 
 
+TOGETHER = 3
+"""Rows at most whose products are written out together, for a GPU, which adds up those of one
+about as fast as it starts to."""
+
+
 def conv(
-    x: jax.Array, w: jax.Array, geometry: Geometry, *, in_steps: bool, **options: Any
+    x: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    *,
+    in_steps: bool = False,
+    together: bool = False,
+    **options: Any,
 ) -> jax.Array:
-    """y, from w and an x that is padded already."""
+    """y, from w and an x that is padded already; in a loop over rows, perhaps several together."""
     g = geometry
     dtype = options.get("preferred_element_type") or x.dtype
     channels = channels_of_groups(x, g, dtype)
@@ -51,7 +62,13 @@ def conv(
         if len(rows.taps) == 1:
             return sum_over_row(0)
         zeros = jnp.zeros_like(jax.eval_shape(sum_over_row, 0))
-        return lax.fori_loop(0, len(rows.taps), lambda row, sum: sum + sum_over_row(row), zeros)
+        most = max(1, UNROLLED // (len(numbers[0]) * len(channels)))
+        unroll = min(most, TOGETHER) if together else 1
+
+        def add_row(row: Any, sum: jax.Array) -> jax.Array:
+            return sum + sum_over_row(row)
+
+        return lax.fori_loop(0, len(rows.taps), add_row, zeros, unroll=unroll)
 
     sums = map(sum_over, _rows(g.kernel_size, max(1, UNROLLED // len(channels))))
     return by_group(functools.reduce(jnp.add, sums), g.channel_axis)
