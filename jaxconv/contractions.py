@@ -152,6 +152,22 @@ def _jvp_rule_with_bias(contraction: Contraction, primals, tangents, **params):
     return result, functools.reduce(jnp.add, changes)
 
 
+def _transpose_rule_with_bias(contraction: Contraction, cotangent, a, b, bias, **params):
+    """Of the sum, in the bias and in one operand of the contraction, or in either alone. What is
+    known of the sum is a constant then."""
+    if isinstance(cotangent, ad.Zero):
+        return [ad.Zero(x.aval) if ad.is_undefined_primal(x) else None for x in (a, b, bias)]
+    cotangents: list[Any] = [
+        _transpose_rule(contraction, role, cotangent, a, b, **params)
+        if ad.is_undefined_primal(operand)
+        else None
+        for role, operand in zip(contraction.operands, (a, b), strict=True)
+    ]
+    if not ad.is_undefined_primal(bias):
+        return [*cotangents, None]
+    return [*cotangents, lowerings.summed(cotangent, bias.aval.dtype, params["geometry"])]
+
+
 # Batching.
 
 
@@ -263,6 +279,7 @@ def _define(name: str, operands: tuple[str, str], result: str, direct: Callable)
         functools.partial(_transpose_rule, contraction, operands[0]),
         functools.partial(_transpose_rule, contraction, operands[1]),
     )
+    ad.primitive_transposes[with_bias] = functools.partial(_transpose_rule_with_bias, contraction)
     ad.primitive_jvps[with_bias] = functools.partial(_jvp_rule_with_bias, contraction)
     batching.primitive_batchers[primitive] = functools.partial(_batch_rule, contraction)
     batching.primitive_batchers[with_bias] = functools.partial(_batch_rule_with_bias, contraction)

@@ -81,7 +81,7 @@ PLANS = [
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
     ("dilation_to_batch", "direct"),
     ("batch_to_last_axis", "direct"),
-    ("first", "phases", "fit", "taps"),
+    ("first_in_memory", "phases", "fit", "taps"),
     ("first", "phases", "fit", "rows_together"),
     ("crop_kernel", "direct"),
     ("sum_over_met_taps", "direct"),

@@ -262,6 +262,28 @@ def test_batched_weights_become_groups():
     assert "while" not in text
 
 
+@few_cases
+def test_linear_transpose_in_input_and_bias_and_in_either(case):
+    """A layer is linear in input and bias together. With the other known, JAX leaves that out."""
+    x, w, *bias = map(jnp.asarray, case.arrays())
+    bias = bias or [
+        jnp.ones(
+            jax.eval_shape(functools.partial(oracle.run_jaxconv, case), x, w).shape[
+                -1 - case.num_spatial_dims
+            ]
+        )
+    ]
+
+    def layer(x, bias):
+        return oracle.run_jaxconv(case, x, w, bias)
+
+    y, vjp = jax.vjp(layer, x, *bias)
+    of_x, of_bias = vjp(y)
+    assert_all_close(jax.linear_transpose(layer, x, *bias)(y), (of_x, of_bias))
+    assert_all_close(jax.linear_transpose(lambda x: layer(x, *bias), x)(y), (of_x,))
+    assert_all_close(jax.linear_transpose(lambda b: layer(x, b), *bias)(y), (of_bias,))
+
+
 # Export.
 
 
@@ -272,6 +294,35 @@ EXPORTED = [
 ]  # fmt: skip
 
 
+def _value_and_gradients(case, channels_last=False):
+    @jax.jit
+    def run(x, *params):
+        function = functools.partial(oracle.run_jaxconv, case, channels_last=channels_last)
+        y, vjp = jax.vjp(function, x, *params)
+        return y, *vjp(y)
+
+    return run
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@all_cases
+def test_export_with_known_sizes(case, channels_last):
+    """For cpu, cuda and tpu, by the plans that each has for these sizes."""
+    run = _value_and_gradients(case, channels_last)
+    export = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))
+    assert export(*case.arrays("float32")).serialize()
+
+
+DEPTHWISE = ["2d-depthwise-many", "1d-depthwise-k31", "2d-groups-many", "T-2d-groups-3"]
+
+
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in DEPTHWISE], ids=DEPTHWISE)
+def test_what_was_exported_gives_the_same(case):
+    run, arrays = _value_and_gradients(case), case.arrays()
+    exported = jax.export.deserialize(jax.export.export(run)(*arrays).serialize())
+    assert_all_close(exported.call(*arrays), run(*arrays))
+
+
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in EXPORTED], ids=EXPORTED)
 def test_export_with_symbolic_sizes(case):
     """Value and gradients with symbolic batch and spatial sizes, for cpu, cuda and tpu;
@@ -280,11 +331,7 @@ def test_export_with_symbolic_sizes(case):
     batch, (channels, *sizes) = case.input[: -n - 1], case.input[-n - 1 :]
     names = "dhw"[-n:]
 
-    @jax.jit
-    def value_and_gradients(x, *params):
-        y, vjp = jax.vjp(functools.partial(oracle.run_jaxconv, case), x, *params)
-        return y, *vjp(y)
-
+    value_and_gradients = _value_and_gradients(case)
     constraints = [f"{name} >= {size}" for name, size in zip(names, sizes, strict=True)]
     symbols = jax.export.symbolic_shape(", ".join(["n", *names]), constraints=constraints)
     _, *params = case.arrays()

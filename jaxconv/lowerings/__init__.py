@@ -14,9 +14,9 @@ from jax.interpreters import mlir
 
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, cpu, direct, gpu, plans, setting
-from jaxconv.lowerings.bias import add_bias, spread
+from jaxconv.lowerings.bias import add_bias, spread, summed
 
-__all__ = ["add_bias", "direct", "platform_forms", "spread"]
+__all__ = ["add_bias", "direct", "platform_forms", "spread", "summed"]
 
 
 def _choose_elsewhere(*_: Any) -> plans.Plan:
@@ -57,6 +57,8 @@ def _planned(
         channels = plans.channels_of(result, a, b, geometry)
         cropped = changes.crop_kernel(geometry).parts[0]
         plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a)))
+    if setting.is_exported(context):
+        plan = plans.without_layouts(plan)
     if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)

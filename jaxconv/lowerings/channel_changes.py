@@ -46,13 +46,22 @@ def each_group(g: Geometry) -> Change:
 
 
 def first(g: Geometry) -> Change:
-    """Channels first, in memory too."""
+    """Channels first."""
     part = dataclasses.replace(g, channels_last=False)
+
+    def image_map(image):
+        return [jnp.moveaxis(image, -1, 1)]
+
+    return Change([part], image_map, same, image_map)
+
+
+def first_in_memory(g: Geometry) -> Change:
+    """Channels first, in memory too."""
 
     def image_map(image):
         return [moved_in_memory(jnp.moveaxis(image, -1, 1))]
 
-    return Change([part], image_map, same, image_map)
+    return first(g)._replace(x=image_map, y=image_map)
 
 
 def last(g: Geometry) -> Change:

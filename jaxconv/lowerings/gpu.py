@@ -134,7 +134,7 @@ def _depthwise(result: str, g: Geometry, multiplier: int, dtype: Any, one_device
     first = many and one_device  # XLA might gather what lies on several.
     by_rows = result != "weight" and g.num_spatial_dims > 1
     computation = "rows_together" if by_rows else "taps"
-    return (*(("first",) if first else ()), "phases", "fit", computation)
+    return (*(("first_in_memory",) if first else ()), "phases", "fit", computation)
 
 
 def _cudnn_has_depthwise(result: str, g: Geometry, dtype: Any) -> bool:

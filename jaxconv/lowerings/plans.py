@@ -137,6 +137,19 @@ def channels_of(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[i
     return w[1] * g.groups, w[0]
 
 
+IN_MEMORY = {
+    "first_in_memory": "first",
+    "last_in_memory": "last",
+    "y_last_in_memory": "last",
+}
+"""Names for what says how an image lies in memory, and for the same change without."""
+
+
+def without_layouts(plan: Plan) -> Plan:
+    """The plan for a program that is exported: StableHLO has no lasting word for a layout."""
+    return tuple(IN_MEMORY.get(name, name) for name in plan)
+
+
 def adds_results(plan: Plan, result: str) -> bool:
     """Whether a plan adds up several results of its computation, rather than rearrange them."""
     for name in plan:
@@ -350,6 +363,10 @@ def _first(g: Geometry, axis: int, **_) -> Change | None:
     return channel_changes.first(g) if g.channels_last else None
 
 
+def _first_in_memory(g: Geometry, axis: int, **_) -> Change | None:
+    return channel_changes.first_in_memory(g) if g.channels_last else None
+
+
 def _last(g: Geometry, axis: int, **_) -> Change | None:
     return None if g.channels_last else channel_changes.last(g)
 
@@ -395,6 +412,7 @@ _CHANGES: dict[str, Callable[..., Change | None]] = {
     "groups": _groups,
     "crop_kernel": _crop_kernel,
     "first": _first,
+    "first_in_memory": _first_in_memory,
     "last": _last,
     "last_in_memory": _last_in_memory,
     "y_last_in_memory": _y_last_in_memory,

@@ -27,7 +27,8 @@ def read(context: mlir.LoweringRuleContext, image: jax.Array) -> Setting:
     """The setting of what is being lowered, of a batch like `image`."""
     module: Any = context.module_context
     one_device = _on_one_device(module.axis_context)
-    return Setting(image.dtype, one_device, image.shape[0], _is_kept(module))
+    kept = is_exported(context) or _goes_into_cache()
+    return Setting(image.dtype, one_device, image.shape[0], kept)
 
 
 def cores() -> int:
@@ -43,7 +44,12 @@ def _on_one_device(axes: Any) -> bool:
     return getattr(axes, "num_devices", None) == 1
 
 
-def _is_kept(module: Any) -> bool:
+def is_exported(context: mlir.LoweringRuleContext) -> bool:
+    """Whether what is being lowered is for `jax.export`."""
+    module: Any = context.module_context
+    return module.lowering_parameters.for_export
+
+
+def _goes_into_cache() -> bool:
     config: Any = jax.config
-    caches = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
-    return module.lowering_parameters.for_export or bool(caches)
+    return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)

@@ -236,7 +236,7 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
         return (*phases, "fit", "taps")
     several = min(c, o) > 1 or (c * o > 1 and set(g.dilation) != {1})
     if g.channels_last and by_rows and not strided and several and g.taps > 1 and one_device:
-        return ("first", "fit", "taps")
+        return ("first_in_memory", "fit", "taps")
     if c * o == 1 and one_device and _gathers_pay(result, g):
         return (*moved, "gathers")
     return (*moved, *phases, "fit", "taps_in_steps")
@@ -295,7 +295,7 @@ def _multiply_adds(
 def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool) -> Plan | None:
     """Multiply-adds along rows, for which the channels make way."""
     may_move = fits_rows(g) and channels <= SHORT_ROW and set(g.stride) == {1} and one_device
-    return ("first", "fit", "taps") if may_move and summed * g.taps <= FEW_TAPS else None
+    return ("first_in_memory", "fit", "taps") if may_move and summed * g.taps <= FEW_TAPS else None
 
 
 def takes_few_along_rows(g: Geometry, summed: int) -> bool:
