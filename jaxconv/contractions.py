@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -77,6 +78,8 @@ def _contract(
     if precision is None:
         # The default is read now, as lax does, not when a trace is lowered or transposed.
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(precision, list):  # Parameters are hashed.
+        precision = tuple(precision)
     if preferred_element_type is not None:
         preferred_element_type = jnp.dtype(preferred_element_type)
     params = {
@@ -90,7 +93,7 @@ def _contract(
 
 
 def add_bias(result: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
-    """The same sum, for what has been computed already."""
+    """Adds a bias to what has been computed already, as the contractions do."""
     if bias is None:
         return result
     return lowerings.add_bias(*vary_alike(result, _widened(bias)), geometry=geometry)
@@ -105,12 +108,14 @@ def _widened(bias: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=1024)
-def _direct_form(contraction_result: str, params: tuple[tuple[str, Any], ...]) -> Callable:
+def _direct_form(result: str, params: tuple[tuple[str, Any], ...]) -> Callable:
+    """The direct form with these parameters: the same function each time, so that JAX traces it
+    once for each type of its operands."""
     options = dict(params)
 
     def form(a, b, *bias):
-        result = _CONTRACTIONS[contraction_result].direct(a, b, **options)
-        return lowerings.add_bias(result, *bias, geometry=options["geometry"])
+        array = _CONTRACTIONS[result].direct(a, b, **options)
+        return lowerings.add_bias(array, *bias, geometry=options["geometry"])
 
     return form
 
@@ -138,7 +143,7 @@ def _transpose_rule(contraction: Contraction, open_role: str, cotangent, a, b, *
 
 
 def _jvp_rule_with_bias(contraction: Contraction, primals, tangents, **params):
-    """Of the contraction, in each operand, and of the bias: one of them changes, at least."""
+    """The tangents of the contraction, in each operand, and of the bias; one at least changes."""
     a, b, bias = primals
     result = contraction.with_bias.bind(a, b, bias, **params)
     change_of_a, change_of_b, change_of_bias = tangents
@@ -253,8 +258,7 @@ def _unfold(array: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
 
 def _merge(array: jax.Array, axis: int) -> jax.Array:
     """An axis and the next as one."""
-    shape = array.shape
-    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    return lax.collapse(array, axis, axis + 2)
 
 
 def _empty_batch(contraction: Contraction, operands, axes, params) -> jax.Array:

@@ -17,6 +17,7 @@ from jaxconv.geometry import (
     Padding,
     check_data_format,
     check_groups,
+    check_input_rank,
     check_output_padding,
     check_padding_mode,
     conv_output_size,
@@ -294,7 +295,7 @@ def _conv(
 
     pads = pad_amounts(p, k, d)
     output_size = window_output_size(input_size, k, s, pads, d)
-    _check_not_empty(x, in_channels, input_size)
+    _check_has_pixels(x, in_channels, input_size)
     zeros = padding_mode == "zeros"
     if not zeros:
         check_not_empty(x.shape[1:], padding_mode)
@@ -355,7 +356,7 @@ def _conv_transpose(
             f"got {in_channels} in shape {input.shape}"
         )
     _check_bias(bias, out_channels)
-    _check_not_empty(y, in_channels, input_size)
+    _check_has_pixels(y, in_channels, input_size)
 
     if output_size is None:
         check_output_padding(op, s, d)
@@ -407,11 +408,7 @@ def _to_arrays(
     if len(set(dtypes.values())) > 1:
         found = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"`input`, `weight` and `bias` must have one dtype, got {found}")
-    if arrays["input"].ndim not in (n + 1, n + 2):
-        raise ValueError(
-            f"`input` must have rank {n + 1} (unbatched) or {n + 2} (batched), "
-            f"got shape {arrays['input'].shape}"
-        )
+    check_input_rank(arrays["input"].shape, n)
     if arrays["weight"].ndim != n + 2:
         raise ValueError(f"`weight` must have rank {n + 2}, got shape {arrays['weight'].shape}")
     return arrays["input"], arrays["weight"], arrays.get("bias")
@@ -436,8 +433,8 @@ def _check_bias(bias: jax.Array | None, out_channels: int) -> None:
         raise ValueError(f"`bias` must have shape ({out_channels},), got {bias.shape}")
 
 
-def _check_not_empty(x: jax.Array, channels: int, spatial_size: tuple[int, ...]) -> None:
-    """An empty batch is fine and so are no channels, but an image must have pixels."""
+def _check_has_pixels(x: jax.Array, channels: int, spatial_size: tuple[int, ...]) -> None:
+    """An image must have pixels, unless the batch is empty or there are no channels."""
     if channels and _known_empty(spatial_size) and not _known_empty(x.shape[:1]):
         raise ValueError(f"`input` must have spatial sizes of at least 1, got {spatial_size}")
 

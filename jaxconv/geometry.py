@@ -100,7 +100,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def check_padding_mode(padding_mode: Any, allowed: Sequence[str] = PADDING_MODES) -> None:
-    if padding_mode not in allowed:
+    if not isinstance(padding_mode, str) or padding_mode not in allowed:
         options = ", ".join(repr(mode) for mode in allowed)
         rule = f"one of {options}" if len(allowed) > 1 else options
         raise ValueError(f"`padding_mode` must be {rule}, got {padding_mode!r}")
@@ -110,9 +110,18 @@ DATA_FORMATS = ("channels_first", "channels_last")
 
 
 def check_data_format(data_format: Any) -> None:
-    if data_format not in DATA_FORMATS:
+    if not isinstance(data_format, str) or data_format not in DATA_FORMATS:
         options = " or ".join(repr(name) for name in DATA_FORMATS)
         raise ValueError(f"`data_format` must be {options}, got {data_format!r}")
+
+
+def check_input_rank(shape: Sequence[int], num_spatial_dims: int) -> None:
+    n = num_spatial_dims
+    if len(shape) not in (n + 1, n + 2):
+        raise ValueError(
+            f"`input` must have rank {n + 1} (unbatched) or {n + 2} (batched), "
+            f"got shape {tuple(shape)}"
+        )
 
 
 def check_groups(groups: int, in_channels: int, out_channels: int) -> None:
@@ -286,7 +295,8 @@ def conv_output_size(
     >>> conv_output_size(32, 3, padding="same")
     (32,)
     """
-    i, n = to_input_size(input_size)
+    i = to_input_size(input_size)
+    n = len(i)
     k = to_tuple(kernel_size, n, "kernel_size", minimum=1)
     s = to_tuple(stride, n, "stride", minimum=1)
     d = to_tuple(dilation, n, "dilation", minimum=1)
@@ -321,7 +331,8 @@ def conv_transpose_output_size(
     >>> conv_transpose_output_size((16, 10), 3, stride=2, padding=1, output_padding=1)
     (32, 20)
     """
-    i, n = to_input_size(input_size)
+    i = to_input_size(input_size)
+    n = len(i)
     k = to_tuple(kernel_size, n, "kernel_size", minimum=1)
     s = to_tuple(stride, n, "stride", minimum=1)
     p = to_tuple(padding, n, "padding", minimum=0)
@@ -331,11 +342,12 @@ def conv_transpose_output_size(
     return transposed_output_size(i, k, s, p, op, d)
 
 
-def to_input_size(input_size: Any) -> tuple[tuple[int, ...], int]:
+def to_input_size(input_size: Any) -> tuple[int, ...]:
+    """Spatial sizes; an int is that of a single axis."""
     sizes = to_ints(input_size, "input_size", minimum=1)
     if sizes is None:
         sizes = (to_int(input_size, "input_size", minimum=1),)
-    return sizes, len(sizes)
+    return sizes
 
 
 # The geometry of one convolution.

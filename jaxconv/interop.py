@@ -69,8 +69,8 @@ def from_state_dict(state_dict: Any, like: Like, *, rename: Rename = None) -> Li
     >>> module.apply(variables, x)[0, 0]
     Array([15., 15., 15., 15., 15.], dtype=float32)
     """
-    leaves = _leaves(like)
-    entries = _entries(leaves, rename)
+    leaves = _leaves(like, "like")
+    entries = _entries(leaves, rename, "like")
     source, arrays = _read(state_dict)
     if misfits := _misfits(entries, leaves, arrays):
         raise ValueError("\n  ".join([f"{source} must fit `like`, got", *misfits]))
@@ -97,7 +97,8 @@ def to_state_dict(variables: Any, *, rename: Rename = None) -> dict[str, np.ndar
 
     Raises:
       TypeError: if `variables` is neither of the two.
-      ValueError: if `rename` gives two entries one name.
+      ValueError: if `rename` gives two entries one name, or for kernels of more than two axes
+        outside of jaxconv's layers.
 
     >>> import jaxconv
     >>> variables = jaxconv.Conv1d(3, 8, 5).init(jax.random.key(0), jnp.ones((1, 3, 9)))
@@ -105,9 +106,9 @@ def to_state_dict(variables: Any, *, rename: Rename = None) -> dict[str, np.ndar
     >>> {name: array.shape for name, array in state_dict.items()}
     {'conv.bias': (8,), 'conv.weight': (8, 3, 5)}
     """
-    leaves = _leaves(variables)
+    leaves = _leaves(variables, "variables")
     state_dict, written = {}, set()
-    for entry in reversed(_entries(leaves, rename)):
+    for entry in reversed(_entries(leaves, rename, "variables")):
         array = entry.join([np.asarray(leaves[key]) for key in entry.leaves])
         state_dict[entry.name] = np.zeros_like(array) if entry.leaves in written else array
         written.add(entry.leaves)
@@ -119,16 +120,16 @@ def to_state_dict(variables: Any, *, rename: Rename = None) -> dict[str, np.ndar
 Key = tuple[str, ...]
 
 
-def _leaves(like: Any) -> dict[Key, Any]:
-    if isinstance(like, nnx.Module):
-        return {key: variable.get_value() for key, (_, variable) in _variables(like).items()}
-    if isinstance(like, Mapping) and isinstance(like.get("params"), Mapping):
-        found = jax.tree_util.tree_leaves_with_path(nn.unbox(like))
+def _leaves(model: Any, name: str) -> dict[Key, Any]:
+    if isinstance(model, nnx.Module):
+        return {key: variable.get_value() for key, (_, variable) in _variables(model).items()}
+    if isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
+        found = jax.tree_util.tree_leaves_with_path(nn.unbox(model))
         leaves = {_key(path): leaf for path, leaf in found}
         return {key: leaf for key, leaf in leaves.items() if key[0] in ("params", "batch_stats")}
-    shown = f"a mapping of {list(like)}" if isinstance(like, Mapping) else type(like).__name__
+    shown = f"a mapping of {list(model)}" if isinstance(model, Mapping) else type(model).__name__
     raise TypeError(
-        f"`like` must be a mapping with a mapping 'params', or an NNX module, got {shown}"
+        f"`{name}` must be a mapping with a mapping 'params', or an NNX module, got {shown}"
     )
 
 
@@ -197,7 +198,7 @@ class _Entry:
         return (len(self.leaves) * shape[0], *shape[1:]) if len(self.leaves) > 1 else shape
 
 
-def _entries(leaves: dict[Key, Any], rename: Rename) -> list[_Entry]:
+def _entries(leaves: dict[Key, Any], rename: Rename, name: str) -> list[_Entry]:
     """What a state_dict for these leaves has to hold, under its own names."""
     entries = []
     for parent, children in _by_grandparent(leaves).items():
@@ -207,7 +208,7 @@ def _entries(leaves: dict[Key, Any], rename: Rename) -> list[_Entry]:
     if kernels:
         found = ", ".join(f"{'.'.join(key[1:])} {leaves[key].shape}" for key in kernels)
         raise ValueError(
-            "`like` must hold kernels of two axes only, and jaxconv's layers for convolutions, "
+            f"`{name}` must hold kernels of two axes only, and jaxconv's layers for convolutions, "
             f"got {found}"
         )
     entries = [dataclasses.replace(e, name=_renamed(e.name, rename)) for e in entries]
@@ -348,7 +349,7 @@ def _tensor_to_numpy(tensor: Any) -> np.ndarray:
     """The array of a torch tensor; of dtypes that NumPy does not know itself, by float32."""
     dtype = jnp.dtype(str(tensor.dtype).removeprefix("torch."))
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    return (tensor.float() if dtype.kind == "V" else tensor).numpy().astype(dtype, copy=False)
+    return (tensor if dtype.isbuiltin == 1 else tensor.float()).numpy().astype(dtype, copy=False)
 
 
 _SAFETENSORS_DTYPES = {

@@ -14,6 +14,7 @@ from jaxconv.geometry import (
     Padding,
     check_data_format,
     check_groups,
+    check_input_rank,
     check_output_padding,
     check_padding_mode,
     to_int,
@@ -170,16 +171,25 @@ def _common_arguments(layer: Layer) -> dict[str, Any]:
     if not isinstance(layer.bias, bool):
         raise TypeError(f"`bias` must be a bool, got {layer.bias!r}")
     check_data_format(layer.data_format)
+    _check_dtype(layer.param_dtype, "param_dtype")
+    if layer.dtype is not None:
+        _check_dtype(layer.dtype, "dtype")
     return arguments
+
+
+def _check_dtype(dtype: Any, name: str) -> None:
+    try:
+        known = jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+        known = False
+    if not known:
+        raise TypeError(f"`{name}` must be a floating or complex dtype, got {dtype!r}")
 
 
 def input_channels(layer: Layer, shape: tuple[int, ...]) -> int:
     """The channels of a lazy layer's first input, which has this shape."""
     n = layer.num_spatial_dims
-    if len(shape) not in (n + 1, n + 2):
-        raise ValueError(
-            f"`input` must have rank {n + 1} (unbatched) or {n + 2} (batched), got shape {shape}"
-        )
+    check_input_rank(shape, n)
     channels = shape[-1 if layer.data_format == "channels_last" else -n - 1]
     check_groups(layer.groups, channels, layer.out_channels)
     return channels

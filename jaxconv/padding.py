@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxconv.crop import crop
 from jaxconv.geometry import to_ints
 
 MODES = ("constant", "reflect", "replicate", "circular")
@@ -125,7 +126,7 @@ def _check_output(sizes: Sequence[int], pads: Pads, mode: str) -> None:
 def pad_constant(x: jax.Array, axes: Sequence[int], pads: Pads, value: Any = 0) -> jax.Array:
     """Crop by the negative amounts, then fill `value` in for the positive ones."""
     for axis, (low, high) in zip(axes, pads, strict=True):
-        x = crop(x, axis, max(-low, 0), max(-high, 0))
+        x = _cropped(x, axis, low, high)
     config = [(0, 0, 0)] * x.ndim
     for axis, (low, high) in zip(axes, pads, strict=True):
         config[axis] = (max(low, 0), max(high, 0), 0)
@@ -164,20 +165,15 @@ def _check_addressable(x: jax.Array, axes: Sequence[int], pads: Pads, name: str)
         )
 
 
-def crop(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
-    """Cut `low` elements from the start of an axis and `high` from its end.
-
-    With a slice and never with a negative pad: inside an XLA:CPU convolution that may read out
-    of bounds (openxla/xla#48713).
-    """
+def _cropped(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
+    """`x` without as many elements as the negative amounts say."""
     size = x.shape[axis]
+    low, high = max(-low, 0), max(-high, 0)
     if isinstance(size, int) and low + high > size:
         raise ValueError(
             f"`pad` must not crop more than there is, got {(-low, -high)} for an axis of {size}"
         )
-    if (low, high) == (0, 0):
-        return x
-    return lax.slice_in_dim(x, low, size - high, axis=axis)
+    return crop(x, axis, low, high)
 
 
 def _check_amounts(low: int, high: int, size: int, mode: str, name: str) -> None:
@@ -205,7 +201,7 @@ def _reflect(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     if high > 0:
         last = lax.slice_in_dim(x, size - 1 - high, size - 1, axis=axis)
         parts.append(lax.rev(last, (axis,)))
-    return crop(lax.concatenate(parts, axis), axis, max(-low, 0), max(-high, 0))
+    return _cropped(lax.concatenate(parts, axis), axis, low, high)
 
 
 def _replicate(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
@@ -215,7 +211,7 @@ def _replicate(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
         parts.insert(0, _repeat(lax.slice_in_dim(x, 0, 1, axis=axis), axis, low))
     if high > 0:
         parts.append(_repeat(lax.slice_in_dim(x, size - 1, size, axis=axis), axis, high))
-    return crop(lax.concatenate(parts, axis), axis, max(-low, 0), max(-high, 0))
+    return _cropped(lax.concatenate(parts, axis), axis, low, high)
 
 
 def _repeat(edge: jax.Array, axis: int, times: int) -> jax.Array:
@@ -223,7 +219,7 @@ def _repeat(edge: jax.Array, axis: int, times: int) -> jax.Array:
 
 
 def _circular(x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
-    x = crop(x, axis, max(-low, 0), max(-high, 0))
+    x = _cropped(x, axis, low, high)
     low, high, size = max(low, 0), max(high, 0), x.shape[axis]
     parts = [x]
     if low > 0:

@@ -231,8 +231,8 @@ def output_sizes(
 
 
 def _to_drawable_size(input_size: Any) -> tuple[int, ...]:
-    sizes, n = to_input_size(input_size)
-    if n not in (1, 2):
+    sizes = to_input_size(input_size)
+    if len(sizes) not in (1, 2):
         raise ValueError(f"`input_size` must have 1 or 2 axes to be drawn, got {sizes}")
     return sizes
 

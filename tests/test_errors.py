@@ -558,6 +558,20 @@ def test_module_refuses_an_unknown_data_format():
     refusal(lambda: jaxconv.Conv2d(4, 6, 3, data_format="NHWC"), ValueError, "`data_format`")
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, "bool", "no dtype"], ids=str)
+@pytest.mark.parametrize("argument", ["dtype", "param_dtype"])
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose1d"])
+def test_module_refuses_what_is_no_floating_dtype(name, argument, dtype):
+    match = f"`{argument}` must be a floating or complex dtype"
+    refusal(lambda: getattr(jaxconv, name)(4, 6, 3, **{argument: dtype}), TypeError, match)
+
+
+@pytest.mark.parametrize("argument", ["padding_mode", "data_format"])
+def test_a_name_must_be_a_string(argument):
+    names = {argument: np.array(["zeros", "channels_first"])}
+    refusal(lambda: jaxconv.Conv2d(4, 6, 3, **names), ValueError, f"`{argument}`")
+
+
 def refused_call(case, name, match, exception=ValueError, input=None, call=(), **kwargs):
     input = input or (2, 4, 5, 6)
     return pytest.param(name, kwargs, input, call, exception, match, id=case)

@@ -192,7 +192,7 @@ SOURCES = [
     pytest.param(as_file, id="path"),
     pytest.param(lambda state_dict, folder: str(as_file(state_dict, folder)), id="str"),
 ]
-DTYPES = ["float32", "float64", "float16", "bfloat16", "complex64", "float8_e4m3fn"]
+DTYPES = ["float32", "float64", "float16", "bfloat16", "complex64", "float8_e4m3fn", "float8_e5m2"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -264,9 +264,11 @@ def test_what_is_no_state_dict_is_refused(state_dict):
 
 @pytest.mark.parametrize("like", [{"bias": np.zeros(2)}, {"params": np.zeros(2)}, None, Linen])
 def test_what_is_no_model_is_refused(like):
-    for call in (lambda: from_state_dict({}, like), lambda: to_state_dict(like)):
-        with pytest.raises(TypeError, match="`like` must be a mapping with a mapping 'params'"):
-            call()
+    rule = "must be a mapping with a mapping 'params'"
+    with pytest.raises(TypeError, match=f"`like` {rule}"):
+        from_state_dict({}, like)
+    with pytest.raises(TypeError, match=f"`variables` {rule}"):
+        to_state_dict(like)
 
 
 def test_containers_boxes_and_other_collections_stay():
@@ -305,9 +307,11 @@ def test_modules_that_are_called_like_gates_but_are_no_lstm_keep_their_names():
 def test_a_kernel_of_flaxs_own_convolution_is_refused():
     """Its layout does not tell a convolution from a transposed one."""
     like = shapes(nn.Conv(4, (3,)), jnp.zeros((1, 9, 3), "float32"))
-    for call in (lambda: from_state_dict({}, like), lambda: to_state_dict(like)):
-        with pytest.raises(ValueError, match=r"must hold kernels of two axes .* kernel \(3, 3, 4"):
-            call()
+    rule = r"must hold kernels of two axes .* kernel \(3, 3, 4"
+    with pytest.raises(ValueError, match=f"`like` {rule}"):
+        from_state_dict({}, like)
+    with pytest.raises(ValueError, match=f"`variables` {rule}"):
+        to_state_dict(like)
 
 
 # Names.

@@ -332,7 +332,7 @@ def test_a_call_takes_what_torchs_takes(name):
     ]
 
 
-@pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST])
+@pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST, ("high", "highest")])
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_precision_reaches_the_contraction(name, precision):
     x = image(name)
@@ -343,6 +343,8 @@ def test_precision_reaches_the_contraction(name, precision):
 
     with jax.default_matmul_precision(None):
         assert precisions(build(jaxconv, name, precision=precision)) == [precision]
+        if isinstance(precision, tuple):
+            assert precisions(build(jaxconv, name, precision=[*precision])) == [precision]
         assert precisions(build(jaxconv, name)) == [None]
 
 

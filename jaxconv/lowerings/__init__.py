@@ -63,7 +63,7 @@ def _planned(
         # Rounded once, when all is added.
         options["preferred_element_type"] = jnp.dtype(jnp.float32)
     if plans.takes_bias(plan, result):
-        return plans.carry_out(plan, result, a, b, geometry, bias=bias, **options).astype(dtype)
+        options["bias"], bias = bias, None
     y = plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)
     return add_bias(y, bias, geometry=geometry)
 

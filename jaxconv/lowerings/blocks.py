@@ -66,7 +66,7 @@ def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], want
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """Of a number, up to `most`."""
+    """The largest divisor of `number` up to `most`."""
     return max(size for size in range(1, min(number, most) + 1) if number % size == 0)
 
 

@@ -195,7 +195,7 @@ def phases(g: Geometry, axis: int, padded: bool = True) -> Change:
 
 
 def _overlap(run: tuple[int, int], size: int) -> tuple[int, int]:
-    """Of elements from one to before another, those that an axis has; or all, if it has none."""
+    """The part of a run `(start, stop)` on an axis of that size, or the run if none is there."""
     start, stop = max(run[0], 0), min(run[1], size)
     return (start, stop) if start < stop else run
 
@@ -306,26 +306,17 @@ def windows_to_channels(g: Geometry) -> Change:
 
 def _into_channels(x: jax.Array, axis: int, g: Geometry) -> jax.Array:
     """`x`, which has one axis more, with that axis made a factor of each group's channels."""
-    channel_axis = x.ndim - 1 if g.channels_last else 1
-    size, channels = x.shape[axis], x.shape[channel_axis]
-    x = jnp.moveaxis(x, axis, channel_axis - 1 if g.channels_last else 1)
-    if g.channels_last:
-        *shape, _, _ = x.shape
-        if g.groups > 1:
-            x = x.reshape(*shape, size, g.groups, channels // g.groups)
-            x = jnp.swapaxes(x, -2, -3)
-        return x.reshape(*shape, size * channels)
-    batch, _, _, *shape = x.shape
-    if g.groups > 1:
-        x = x.reshape(batch, size, g.groups, channels // g.groups, *shape)
-        x = jnp.swapaxes(x, 1, 2)
-    return x.reshape(batch, size * channels, *shape)
+    place = x.ndim - 2 if g.channels_last else 1
+    x = jnp.moveaxis(x, axis, place)
+    if g.groups == 1:
+        return lax.collapse(x, place, place + 2)
+    x = _split_axis(x, place + 1, x.shape[place + 1] // g.groups)
+    return lax.collapse(jnp.swapaxes(x, place, place + 1), place, place + 3)
 
 
 def _into_weight_channels(w: jax.Array, axis: int) -> jax.Array:
     """`w`, which has one axis more, with that axis made the outer factor of its input channels."""
-    w = jnp.moveaxis(w, axis, 1)
-    return w.reshape(w.shape[0], w.shape[1] * w.shape[2], *w.shape[3:])
+    return lax.collapse(jnp.moveaxis(w, axis, 1), 1, 3)
 
 
 def sum_over_taps(g: Geometry, axis: int) -> Change:
@@ -387,8 +378,7 @@ def join_last_axes(g: Geometry) -> Change:
     first = g.spatial_axes[-2]
 
     def image_map(image):
-        shape = image.shape
-        return [image.reshape(*shape[:first], shape[first] * shape[first + 1], *shape[first + 2 :])]
+        return [lax.collapse(image, first, first + 2)]
 
     part = _map_axes(g, lambda values: (*values[:-2], values[-2] * values[-1]))
     return Change([part], image_map, lambda w: [lax.squeeze(w, (w.ndim - 1,))], image_map)

@@ -43,17 +43,17 @@ SMALL_BATCH = 1 << 20
 """Numbers of all images up to which oneDNN's call takes longer than to look them up in tables."""
 
 SMALL_COPIES = 1 << 21
-"""Numbers that all windows meet up to which they may well be written down,"""
+"""Numbers that all windows meet, counted for each, up to which they may well be written down."""
 
 MANY_WINDOWS = 36
-"""if an image has windows enough, so that few of them meet padding."""
+"""Windows of an image from which few of them meet padding."""
 
 PAIR = 4
 """Products of a group's channel counts, two and two, that with few taps are not worth a call."""
 
 MANY_PHASES, PHASES_TO_A_CHANNEL = 128, 16
-"""Channels of x to a group, times the phases of a stride, up to which oneDNN is fast at a
-convolution that gives all of them: in all, and below which to a channel of y."""
+"""oneDNN is fast at a convolution that gives all phases of a stride if they, times the channels of
+x to a group, are at most the first, and fewer than the second for each channel of y."""
 
 SEVERAL_CORES = 4
 """From which on phases of groups take less time in one call, though it multiplies more zeros."""
@@ -85,7 +85,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     """The plan for the contraction giving `result`, of x with `in_channels` and y with
     `out_channels`."""
     plan = _fastest(result, g, in_channels, out_channels, setting)
-    if _written_phases(plan, g) > MOST_PHASES:
+    if _number_of_written_phases(plan, g) > MOST_PHASES:
         plan = _by_whole_strides(result, g, in_channels, out_channels, setting)
     if result == "weight":
         return plan
@@ -95,7 +95,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     return ("as_arithmetic", *plan) if woven else plan
 
 
-def _written_phases(plan: Plan, g: Geometry) -> int:
+def _number_of_written_phases(plan: Plan, g: Geometry) -> int:
     """How many phases a plan writes down."""
     names = [name.removeprefix("unpadded_") for name in plan]
     if "phases" not in names:
@@ -165,7 +165,7 @@ def _by_onednn(
         return None
     if g.groups == g.taps == 1:
         return None
-    if math.prod(g.output_size) == 1 and (result == "output" or g.groups == 1 or by_tables):
+    if math.prod(g.output_size) == 1 and (g.groups == 1 or by_tables):
         return None
     moved = xla_cpu.channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
@@ -180,7 +180,7 @@ def _by_onednn(
     return (*moved, *changed, computation)
 
 
-def _most_summed(g: Geometry, in_channels: int, out_channels: int, images: int | None) -> float:
+def _most_summed(g: Geometry, in_channels: int, out_channels: int, images: int) -> float:
     """Channels that may be summed at once: all where torch does so too, and rounds as that does,
     which is with channels last over two or three axes, but not of one small image."""
     n = g.num_spatial_dims
@@ -190,10 +190,10 @@ def _most_summed(g: Geometry, in_channels: int, out_channels: int, images: int |
     return math.inf if at_once else onednn.MOST_SUMMED[n]
 
 
-def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> bool:
+def _is_better_one_product(g: Geometry, c: int, o: int, images: int) -> bool:
     """Whether x is better one product, and sums of what windows share, where oneDNN would sum over
     parts of the channels."""
-    if images is None or set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
+    if set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
     in_parts = o > _most_summed(g, c, o, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
@@ -201,11 +201,11 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int | None) -> b
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
 
-def _is_better_gathered(result: str, g: Geometry, images: int | None) -> bool:
+def _is_better_gathered(result: str, g: Geometry, images: int) -> bool:
     """Whether a depthwise y takes less time than oneDNN's call for it: with a stride, or small."""
     if result != "output" or g.taps > xla_cpu.SMALL_KERNEL:
         return False
-    numbers = (images or math.inf) * g.groups * math.prod(g.input_size)
+    numbers = images * g.groups * math.prod(g.input_size)
     return set(g.stride) != {1} or numbers <= SMALL_BATCH
 
 
@@ -216,7 +216,7 @@ def _is_one_product(g: Geometry) -> bool:
 
 
 def _copied(result: str, g: Geometry) -> Plan:
-    """Where it takes a copy to make x one operand of a product."""
+    """`copied`, where it takes a copy to make x one operand of a product."""
     as_it_lies = g.taps == 1 and set(g.stride) == {1}
     return () if result == "input" or as_it_lies else ("copied",)
 
@@ -244,25 +244,26 @@ def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
     return not xla_cpu.takes_few_along_rows(g, o)
 
 
-def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int | None) -> bool:
+def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int) -> bool:
     """Whether a depthwise form of x with its channels repeated is faster."""
     if result != "weight" and _meets_once(g):
         return False
     if result == "output":
-        copied = (images or 1) * multiplier * g.groups * math.prod(g.input_size)
+        copied = images * multiplier * g.groups * math.prod(g.input_size)
         return multiplier + (max(g.stride) > 1) < MULTIPLIER and 4 * copied <= FRESH_BYTES
     return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
 
 
 def _weight(
-    plan: Plan, g: Geometry, in_channels: int, out_channels: int, images: int | None
+    plan: Plan, g: Geometry, in_channels: int, out_channels: int, images: int
 ) -> Plan | None:
-    """The same for a weight gradient: a convolution whose kernel is y, or a matrix product."""
+    """A plan with oneDNN for a weight gradient, if it is faster: a convolution whose kernel is y,
+    or a matrix product."""
     c, o = in_channels // g.groups, out_channels // g.groups
     layout = () if g.channels_last else ("y_last_in_memory",)
     if _takes_all_groups(g, c, o) and onednn.fits_weight(g, 1, in_channels, out_channels):
         return ("blocks", *layout, "onednn_in_parts")
-    of_eights = g.groups > 1 < g.taps and c == o == EVEN
+    of_eights = c == o == EVEN
     if plan[-1] == "window_sums" and not of_eights:
         if g.taps <= SUMMED_TAPS or not onednn.fits_weight(g, 1, in_channels, out_channels):
             return None
@@ -280,9 +281,7 @@ def _weight(
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
     to_batch = ("dilation_to_batch:-1",) if apart else ()
-    pads = zip(g.padding_low, g.padding_high, g.output_size, g.stride, strict=True)
-    exceeds = any(max(low, high) > (windows - 1) * s for low, high, windows, s in pads)
-    fit = ("fit",) if exceeds or (g.num_spatial_dims == 1 and g.dilation == (1,)) else ()
+    fit = ("fit",) if g.dilation == (1,) else ()
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
     computation = "onednn_in_parts" if in_parts else "onednn"
@@ -303,7 +302,7 @@ def _takes_all_groups(g: Geometry, c: int, o: int) -> bool:
     return long and g.groups > 1 and c % EVEN > 0 and o % LANES == 0
 
 
-def _pays_in_parts(g: Geometry, images: int | None) -> bool:
+def _pays_in_parts(g: Geometry, images: int) -> bool:
     """Whether a weight gradient of uneven groups is worth the calls for each part."""
     many_windows = xla_cpu.windows_of_all(g, images) > xla_cpu.FEW_WINDOWS
     return xla_cpu.is_slow_by_groups(g) and many_windows
@@ -337,7 +336,7 @@ def _to_onednn(
 
 
 def _strided_input_to_onednn(
-    plan: Plan, g: Geometry, c: int, o: int, most: float, images: int | None
+    plan: Plan, g: Geometry, c: int, o: int, most: float, images: int
 ) -> Plan | None:
     """The same for a strided input gradient: a convolution for each phase, or fewer."""
     as_channels = _phases_as_channels(g, c, o)
@@ -349,9 +348,7 @@ def _strided_input_to_onednn(
     return ("unpadded_phases",) if fit else None
 
 
-def _pays_by_phases(
-    plan: Plan, g: Geometry, c: int, o: int, most: float, images: int | None
-) -> bool:
+def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images: int) -> bool:
     """Whether oneDNN is faster at each phase than XLA is at them: in 3-D, where XLA's plan copies
     depth taps, if these copies are large."""
     if g.groups > 1:
@@ -360,7 +357,7 @@ def _pays_by_phases(
         return False
     if plan[-2:] == ("taps_to_channels", "direct"):
         return o <= most
-    copies = (images or 1) * g.kernel_size[0] * o * math.prod(g.output_size)
+    copies = images * g.kernel_size[0] * o * math.prod(g.output_size)
     return copies > SMALL_COPIES and _rounds_well_at_once(g, o)
 
 
@@ -413,7 +410,7 @@ def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
 
 
 def _stride_to_channels(g: Geometry) -> Geometry:
-    """Along all axes."""
+    """`g` with its stride gone into the channels, along all axes."""
     for axis, s in enumerate(g.stride):
         if s > 1:
             (g,) = changes.stride_to_channels(g, axis).parts
@@ -446,7 +443,7 @@ def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: P
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
-    """The same for few channels to a group, and multiply-adds."""
+    """Whether oneDNN is faster than XLA's multiply-adds at few channels to a group."""
     along_rows = xla_cpu.lies_along_rows(g)
     if g.taps == 1:
         return False

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxconv.crop import crop
 from jaxconv.geometry import Geometry
-from jaxconv.padding import crop
 
 
 def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:

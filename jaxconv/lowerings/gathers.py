@@ -48,7 +48,7 @@ def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -
 
 
 def within(places: Any, size: int) -> tuple[Any, Any]:
-    """The places that exist along an axis, instead of others the nearest, and which of them do."""
+    """For each place the nearest that exists along an axis, and whether that is itself."""
     return places.clip(0, size - 1), (places >= 0) & (places < size)
 
 

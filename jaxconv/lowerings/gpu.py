@@ -89,7 +89,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
         plan = _by_copies(result, g, c, o) or _dense(result, g, c, o, setting.dtype)
     if result == "output" and plan == ("convolution",):
         return _with_bias(plan, g, c, o, setting.dtype)
-    if result == "input" and plan == EXCHANGED_FORWARD:
+    if plan == EXCHANGED_FORWARD:
         return _with_bias(plan, g, o, c, setting.dtype)
     return plan
 
@@ -260,7 +260,7 @@ def _without_dilation(g: Geometry) -> Plan:
 
 
 def _is_dilated_weight(result: str, g: Geometry) -> bool:
-    """For which cuDNN is slow."""
+    """Whether it is a dilated weight gradient, at which cuDNN is slow."""
     return result == "weight" and max(g.dilation) > 1
 
 

@@ -59,9 +59,10 @@ def fits(g: Geometry, in_channels: int, out_channels: int) -> bool:
     """Whether oneDNN has code of its own for a convolution of channels last.
 
     It has for all that pad no further than the kernel reaches, save for depthwise ones that are
-    dilated. With channels first it has not, always. For few channels and rows of one window, it may
-    be wrong. One channel it copies before, to memory for as many rows as there were if the stride
-    were no more than the kernel's taps, and may write beyond that (until oneDNN 3.13).
+    dilated. With channels first, it lacks some. Where a row of y has one element, its numbers may
+    be wrong if channels are few. An x of one channel to a group it copies first, to memory for as
+    many rows as a stride no longer than the kernel would need, and may write beyond that (before
+    oneDNN 3.13).
     """
     if g.output_size[-1] == 1:
         return False
@@ -137,7 +138,7 @@ def conv_input(
     in_parts: bool = False,
 ) -> jax.Array:
     """x of stride 1, from y and w, and a bias to add: the convolution with x and y in each other's
-    place, and the kernel reversed. Or the images, if they are smaller."""
+    place, and the kernel reversed; or the images in its place, if they are smaller."""
     g = geometry
     if g.num_spatial_dims == 1:
         form = _with_two_axes(g)

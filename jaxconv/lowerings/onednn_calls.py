@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from jaxconv.crop import crop
 from jaxconv.geometry import Geometry
-from jaxconv.padding import crop
 from jaxconv.varying import vary_alike
 
 UNTRIED = (0, 13)

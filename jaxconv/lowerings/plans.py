@@ -112,10 +112,8 @@ def carry_out(
 
 _ADDING = {
     **dict.fromkeys(BLOCKS, ("weight",)),
-    "image_to_halves": ("input",),
     "repeat_channels": ("input",),
     "phases": ("output",),
-    "unpadded_phases": ("output",),
     "whole_strides": ("output", "input"),
     "sum_over_taps": ("output", "input"),
     "sum_over_met_taps": ("output", "input"),
@@ -127,6 +125,7 @@ _ADDING = {
     "gathers": ("output", "input"),
     "window_sums": ("weight",),
 }
+"""For which results a name adds up several arrays, so that half precision has to wait."""
 
 
 def channels_of(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> tuple[int, int]:
@@ -165,21 +164,19 @@ def takes_bias(plan: Plan, result: str) -> bool:
     names = {*plan[:-1]}
     if not names.isdisjoint(FINISHES):
         return True
-    return plan[-1] in _BY_ONEDNN and any(names <= allowed for allowed in _KEEPING_RESULTS[result])
+    return plan[-1] in _BY_ONEDNN and names <= _KEEPING_RESULTS.get(result, set())
 
 
 _BY_ONEDNN = ("onednn", "onednn_in_parts")
 
 
-_KEEPING_RESULTS: dict[str, tuple[set[str], ...]] = {
-    "output": (
-        {"crop_kernel", "last_in_memory", "repeat_channels"},
-        {"crop_kernel", "taps_to_channels", "copied"},
-        {"crop_kernel", "stride_to_channels", "copied"},
-    ),
-    "input": ({"crop_kernel", "last_in_memory"},),
-    "weight": (),
-}
+_KEEPING_RESULTS = {
+    "output": {
+        "copied", "crop_kernel", "last_in_memory", "repeat_channels", "stride_to_channels",
+        "taps_to_channels",
+    },
+    "input": {"crop_kernel", "last_in_memory"},
+}  # fmt: skip
 """Changes that leave each element of the result as it is, if there are no others."""
 
 
@@ -245,7 +242,7 @@ def divides(g: Geometry, first: int = 0) -> bool:
 
 
 def number_of_phases(g: Geometry, axes: slice = slice(None)) -> int:
-    """That have any taps, of strides along these axes."""
+    """How many phases of the strides along these axes have any taps."""
     of_axes = zip(g.kernel_size[axes], g.stride[axes], g.dilation[axes], strict=True)
     return math.prod(min(k, s // math.gcd(s, d)) for k, s, d in of_axes)
 

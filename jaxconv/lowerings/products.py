@@ -74,6 +74,5 @@ def _split_groups(array: jax.Array, role: str, g: Geometry) -> jax.Array:
 def _join_groups(array: jax.Array, role: str, g: Geometry) -> jax.Array:
     if g.groups > 1:
         axis = 0 if role == "w" else g.channel_axis
-        shape = array.shape
-        array = array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+        array = lax.collapse(array, axis, axis + 2)
     return array.reshape(*array.shape, *g.kernel_size) if role == "w" else array

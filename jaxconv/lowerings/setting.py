@@ -16,8 +16,8 @@ class Setting(NamedTuple):
     one_device: bool = True
     """Whether what is lowered is all for one device, and not for XLA to divide between several."""
 
-    images: int | None = None
-    """How many make the batch, if known."""
+    images: int = 1
+    """How many make the batch."""
 
     kept: bool = False
     """Whether the program is to be written down: exported, or put into a compilation cache."""
@@ -32,7 +32,7 @@ def read(context: mlir.LoweringRuleContext, image: jax.Array) -> Setting:
 
 
 def cores() -> int:
-    """That XLA:CPU has."""
+    """How many XLA:CPU has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

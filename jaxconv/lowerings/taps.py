@@ -25,7 +25,7 @@ UNROLLED = 64
 """Products written out one by one. With more, those of a row of taps are, in a loop over rows."""
 
 
-TOGETHER = 3
+ROWS_TOGETHER = 3
 """Rows at most whose products are written out together, for a GPU, which adds up those of one
 about as fast as it starts to."""
 
@@ -63,7 +63,7 @@ def conv(
             return sum_over_row(0)
         zeros = jnp.zeros_like(jax.eval_shape(sum_over_row, 0))
         most = max(1, UNROLLED // (len(numbers[0]) * len(channels)))
-        unroll = min(most, TOGETHER) if together else 1
+        unroll = min(most, ROWS_TOGETHER) if together else 1
 
         def add_row(row: Any, sum: jax.Array) -> jax.Array:
             return sum + sum_over_row(row)
@@ -238,6 +238,4 @@ def reversed_kernel(w: jax.Array, groups: int) -> jax.Array:
 
 def by_group(array: jax.Array, axis: int) -> jax.Array:
     """Two axes of channels, `(m, groups)`, as one, `groups*m`."""
-    array = jnp.swapaxes(array, axis, axis + 1)
-    shape = array.shape
-    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    return lax.collapse(jnp.swapaxes(array, axis, axis + 1), axis, axis + 2)

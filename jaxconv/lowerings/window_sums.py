@@ -144,7 +144,7 @@ def _together(output_size: Sequence[int]) -> list[int]:
 
 
 def _chunks(g: Geometry) -> list[int]:
-    """Of windows that lie together, along each axis."""
+    """How many chunks of windows that lie together there are along each axis."""
     return [-(-o // n) for o, n in zip(g.output_size, _together(g.output_size), strict=True)]
 
 

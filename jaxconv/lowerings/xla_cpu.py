@@ -22,14 +22,15 @@ from jaxconv.lowerings.plans import (
 from jaxconv.lowerings.setting import Setting
 
 FEW_CHANNELS = 16
-"""Products of a group's channel counts up to this are too small for a matrix product."""
+"""Channels, or products of a group's channel counts, up to which a matrix product is too small."""
 
 FEW_WEIGHTS, SOME_WEIGHTS, MANY_WEIGHTS = 32, 64, 144
-"""Products of a group's channel counts up to which sums over windows give the weight; those of more
-than `FEW_GROUPS`; and those of up to `SEVERAL_GROUPS`,"""
+"""Products of a group's channel counts up to which sums over windows give the weight: in general;
+for more than `FEW_GROUPS` groups; and for up to `SEVERAL_GROUPS`, if the images together have at
+most `FEW_WINDOWS` windows."""
 
 FEW_WINDOWS = 1 << 12
-"""where all images together have no more windows."""
+"""See above. With more, oneDNN's calls for parts of them pay."""
 
 SEVERAL_GROUPS = 16
 """Of more, the weight takes too many calls of oneDNN, if each takes several."""
@@ -47,25 +48,27 @@ FEW_TAPS = 64
 """Kernels up to this many taps are taken apart tap by tap."""
 
 SMALL_KERNEL = 9
-"""Up to this many taps, matrix products beat the convolution's gradient."""
+"""A kernel of up to this many taps is small: what is done tap by tap pays."""
 
 SHORT_ROW = 8
 """Rows of an image that fill no vector are shorter."""
 
 FEW_GATHERS = 16
-"""Up to this many taps, a depthwise image is not copied for its padding, but gathered,"""
+"""Up to this many taps, a depthwise image is not copied for its padding, but gathered."""
 
 MANY_GATHERED = 32
-"""if so many channels share each look into the tables; half as many, if that saves phases."""
+"""Channels that share each look into the tables, from which gathers pay; half as many suffice where
+they save phases."""
 
 FEW_PRODUCTS = 36
-"""Up to so many products to an element, of all channels and taps, a convolution is not worth it,"""
+"""Products to an element, over all channels and taps, up to which plain arithmetic beats a
+convolution."""
 
 FEW_PRODUCTS_IN_ALL = 700
-"""up to so many to all channels of an element,"""
+"""The same for all channels of an element together."""
 
 FEWER_PRODUCTS_IN_ALL = 300
-"""of which more are better one matrix product, where x has several channels."""
+"""With more to all channels, one matrix product is better where x has several channels."""
 
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
@@ -89,16 +92,16 @@ SUM_OF_ROWS = ("sum_over_taps:0", "axis_to_batch", "direct")
 """Two axes as one, with a sum over rows of taps."""
 
 PRODUCTS_OF_ROWS = 16
-"""That pays from so many products on, of channels, to an element of x or y that is copied or added
-up: from twice as many where a convolution keeps all cores busy, and for large images,"""
+"""Products of channels, to an element of x or y that is copied or added up, from which two axes as
+one pay. Where a convolution keeps all cores busy, and for large images, it takes twice as many."""
 
 SUMMED_ROWS = 3
-"""and sums of no more rows than that."""
+"""Rows of taps at most, for `SUM_OF_ROWS`."""
 
 COLUMNS_OF_TAPS = ("taps_to_channels:-1", "sum_over_taps", "matrix_product")
 """A matrix product for each row of taps."""
 
-MANY_TAPS = 64
+TAPS_TO_A_LINE = 64
 """To a line of windows, up to which sums over windows, of two lines, take no more memory than eight
 images."""
 
@@ -108,32 +111,32 @@ in tiles of 4096 numbers or so. One tile keeps one core busy."""
 
 COPIES_UNPADDED_WINDOWS = jax.__version_info__ < (0, 11)
 """Whether XLA:CPU copies all windows of a convolution over two axes that has no padding. Then one
-column of zeros, and of results to drop, makes it faster,"""
+column of zeros, and of results to drop, makes it faster."""
 
 MANY_COPIES = 1 << 14
-"""if an image's windows have so many elements."""
+"""Elements of an image's windows from which that pays."""
 
 SLOW_IF_ODD = (*range(17, 33), *range(65, 81))
 """Channels of a result for which the same versions take up to ten times as long if the operand's
 channels are odd, as three are."""
 
 FEW_COLUMNS = 6144
-"""Columns times channels that leave a core idle, so that images are laid side by side,"""
+"""Columns times channels up to which a core is idle, so that images are laid side by side."""
 
 MANY_TILES = 256
-"""unless there are so many channels, which are divided themselves,"""
+"""Channels from which they are divided themselves, and images stay as they are."""
 
 MANY_PRODUCTS = 288
-"""or fewer products than that to a result, which are done before the other core has begun."""
+"""Products to a result, below which they are done before the other core has begun."""
 
 SOME_PADDING = 1 / 5
-"""Padding over an image, of many channels, from which a product for each tap takes less time,"""
+"""Padding over an image, from which a product for each tap takes less time if channels are many."""
 
 MOSTLY_PADDING = 1 / 3
-"""from which dilated taps of fewer are taken apart, each for the windows that it meets,"""
+"""From which, with fewer channels, dilated taps are taken apart, each for the windows it meets."""
 
 NOTHING_BUT_PADDING = 2 / 3
-"""and from which along both axes."""
+"""From which they are along both axes."""
 
 LARGE_IMAGE = 5 << 17
 """An image of more elements, in x and y, is not worth copying to keep all cores busy."""
@@ -170,9 +173,10 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     return (*layout, "phases", *STACKED_PLANES, "direct")
 
 
-def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int | None) -> bool:
-    """Than what all windows meet: so much larger that one pass over it takes most of the time."""
-    if images is None or g.taps == 1 or g.taps > FEW_TAPS or c < FEW_CHANNELS:
+def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int) -> bool:
+    """Whether it is so much larger than what all windows meet that one pass over it takes most of
+    the time."""
+    if g.taps == 1 or g.taps > FEW_TAPS or c < FEW_CHANNELS:
         return False
     return MUCH_LARGER * images * math.prod(g.output_size) <= o
 
@@ -183,7 +187,7 @@ def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan)
     if (
         c * o <= _most_by_window_sums(g, setting.images)
         and one_device
-        and g.taps <= MANY_TAPS * g.output_size[0]
+        and g.taps <= TAPS_TO_A_LINE * g.output_size[0]
     ):
         moved = () if g.channels_last else ("blocks", "last_in_memory")
         return (*moved, "window_sums")
@@ -199,16 +203,16 @@ def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan)
     return (*layout, "phases", *STACKED_PLANES, "direct")
 
 
-def _most_by_window_sums(g: Geometry, images: int | None) -> int:
+def _most_by_window_sums(g: Geometry, images: int) -> int:
     if g.groups > FEW_GROUPS:
         return SOME_WEIGHTS if g.taps > 1 else FEW_WEIGHTS
     many = is_slow_by_groups(g) and windows_of_all(g, images) <= FEW_WINDOWS
     return MANY_WEIGHTS if many else FEW_WEIGHTS
 
 
-def windows_of_all(g: Geometry, images: int | None) -> float:
-    """Images, together; of unknown many, infinitely many."""
-    return (images or math.inf) * math.prod(g.output_size)
+def windows_of_all(g: Geometry, images: int) -> int:
+    """The windows of all images together."""
+    return images * math.prod(g.output_size)
 
 
 def is_slow_by_groups(g: Geometry) -> bool:
@@ -235,7 +239,7 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     if not g.channels_last and by_rows and not (phases and strided and g.taps > FEW_GATHERS):
         return (*phases, "fit", "taps")
     several = min(c, o) > 1 or (c * o > 1 and set(g.dilation) != {1})
-    if g.channels_last and by_rows and not strided and several and g.taps > 1 and one_device:
+    if by_rows and not strided and several and g.taps > 1 and one_device:
         return ("first_in_memory", "fit", "taps")
     if c * o == 1 and one_device and _gathers_pay(result, g):
         return (*moved, "gathers")
@@ -323,7 +327,7 @@ def _gathers_pay(result: str, g: Geometry) -> bool:
 
 
 def _elements(g: Geometry, c: int, o: int) -> int:
-    """Of an image, in x and y."""
+    """Elements of an image, in x and y together."""
     return c * math.prod(g.input_size) + o * math.prod(g.output_size)
 
 
@@ -377,7 +381,7 @@ def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) ->
     pays = c * o >= (1 if idle else 2) * PRODUCTS_OF_ROWS * (c + o)
     if result == "input" and (pays or (idle and many)):
         return ROWS_OF_TAPS
-    if result == "output" and pays and g.kernel_size[0] <= SUMMED_ROWS and g.kernel_size[-1] > 1:
+    if pays and g.kernel_size[0] <= SUMMED_ROWS and g.kernel_size[-1] > 1:
         return SUM_OF_ROWS
     return None
 
