@@ -24,7 +24,6 @@ from jaxconv.geometry import Geometry
 UNROLLED = 64
 """Products written out one by one. With more, those of a row of taps are, in a loop over rows."""
 
-
 ROWS_TOGETHER = 3
 """Rows at most whose products are written out together, for a GPU, which adds up those of one
 about as fast as it starts to."""
