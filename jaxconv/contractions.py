@@ -168,9 +168,9 @@ def _transpose_rule_with_bias(contraction: Contraction, cotangent, a, b, bias, *
         else None
         for role, operand in zip(contraction.operands, (a, b), strict=True)
     ]
-    if not ad.is_undefined_primal(bias):
-        return [*cotangents, None]
-    return [*cotangents, lowerings.summed(cotangent, bias.aval.dtype, params["geometry"])]
+    if ad.is_undefined_primal(bias):
+        return [*cotangents, lowerings.summed(cotangent, bias.aval.dtype, params["geometry"])]
+    return [*cotangents, None]
 
 
 # Batching.
@@ -243,7 +243,7 @@ def _fold(array: jax.Array, axis: int, blocks: int) -> jax.Array:
         array = array.reshape(size, *shape)
     shape[axis] *= size
     array = jnp.moveaxis(array, 0, axis).reshape(shape)
-    return _merge(array, axis - 1) if blocks > 1 else array
+    return lax.collapse(array, axis - 1, axis + 1) if blocks > 1 else array
 
 
 def _unfold(array: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
@@ -253,12 +253,7 @@ def _unfold(array: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
     if blocks == 1:
         return jnp.moveaxis(array.reshape(*before, size, inner, *after), axis, 0)
     array = jnp.moveaxis(array.reshape(*before, blocks, size, inner, *after), axis + 1, 0)
-    return _merge(array, axis + 1)
-
-
-def _merge(array: jax.Array, axis: int) -> jax.Array:
-    """An axis and the next as one."""
-    return lax.collapse(array, axis, axis + 2)
+    return lax.collapse(array, axis + 1, axis + 3)
 
 
 def _empty_batch(contraction: Contraction, operands, axes, params) -> jax.Array:

@@ -332,9 +332,15 @@ def test_a_call_takes_what_torchs_takes(name):
     ]
 
 
-@pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST, ("high", "highest")])
+PRECISIONS = [
+    *[(precision, precision) for precision in ("highest", jax.lax.Precision.HIGHEST)],
+    *[(of_both, ("high", "highest")) for of_both in (("high", "highest"), ["high", "highest"])],
+]
+
+
+@pytest.mark.parametrize(("precision", "reaching"), PRECISIONS, ids=str)
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
-def test_precision_reaches_the_contraction(name, precision):
+def test_precision_reaches_the_contraction(name, precision, reaching):
     x = image(name)
 
     def precisions(module):
@@ -342,9 +348,7 @@ def test_precision_reaches_the_contraction(name, precision):
         return [e.params["precision"] for e in equations if "precision" in e.params]
 
     with jax.default_matmul_precision(None):
-        assert precisions(build(jaxconv, name, precision=precision)) == [precision]
-        if isinstance(precision, tuple):
-            assert precisions(build(jaxconv, name, precision=[*precision])) == [precision]
+        assert precisions(build(jaxconv, name, precision=precision)) == [reaching]
         assert precisions(build(jaxconv, name)) == [None]
 
 

@@ -281,7 +281,7 @@ def _weight(
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
     to_batch = ("dilation_to_batch:-1",) if apart else ()
-    fit = ("fit",) if g.dilation == (1,) else ()
+    fit = ("fit",) if g.dilation == (1,) else ()  # Over one axis.
     if fit and layout:  # To move and pad at once takes longer.
         layout = ("last_in_memory",)
     computation = "onednn_in_parts" if in_parts else "onednn"
