@@ -5,6 +5,7 @@ convolutions alone, and the transformations are checked against those.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -306,14 +307,49 @@ def test_export_with_known_sizes(case, channels_last):
     assert export(*case.arrays("float32")).serialize()
 
 
-GROUPED = ["2d-depthwise-many", "1d-depthwise-k31", "2d-groups-many", "T-2d-groups-3"]
+def _exported_for_any_batch(run, x, *params, batch="n", platforms=("cpu",)):
+    (images,) = jax.export.symbolic_shape(batch)
+    any_batch = jax.ShapeDtypeStruct((images, *x.shape[1:]), x.dtype)
+    exported = jax.export.export(run, platforms=platforms)(any_batch, *params)
+    return jax.export.deserialize(exported.serialize())
 
 
-@pytest.mark.parametrize("case", [BY_NAME[name] for name in GROUPED], ids=GROUPED)
-def test_what_was_exported_gives_the_same(case):
-    run, arrays = _value_and_gradients(case), case.arrays()
-    exported = jax.export.deserialize(jax.export.export(run)(*arrays).serialize())
-    assert_all_close(exported.call(*arrays), run(*arrays))
+HAS_IMAGES = [case for case in CASES if case.batched and math.prod(case.input) > 0]
+
+
+@pytest.mark.parametrize("case", HAS_IMAGES, ids=lambda case: case.name)
+def test_export_for_any_batch(case):
+    """By the same plans, as far as these don't count images."""
+    run, platforms = _value_and_gradients(case), ("cpu", "cuda", "tpu")
+    assert _exported_for_any_batch(run, *case.arrays("float32"), platforms=platforms)
+
+
+PLANNED = [
+    "2d-depthwise-many", "1d-depthwise-k31", "2d-groups-many", "T-2d-groups-3", "2d-patchify",
+    "2d-same-even-dilated", "3d-stride", "T-3d-k4s2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in PLANNED], ids=PLANNED)
+def test_what_was_exported_gives_the_same(case, channels_last):
+    """For known sizes, and for any batch on one of another size."""
+    run, (x, *params) = _value_and_gradients(case, channels_last), case.arrays()
+    exported = jax.export.deserialize(jax.export.export(run)(x, *params).serialize())
+    assert_all_close(exported.call(x, *params), run(x, *params))
+    exported = _exported_for_any_batch(run, x, *params)
+    more = np.concatenate([x, x[:1] + 1])
+    assert_all_close(exported.call(more, *params), run(more, *params))
+
+
+@pytest.mark.parametrize(
+    "case", [BY_NAME["2d-depthwise"], BY_NAME["2d-patchify"]], ids=lambda case: case.name
+)
+def test_what_was_exported_may_be_given_no_images(case):
+    """If its batch may be empty. There is no first block then, of a sum over blocks."""
+    run, (x, *params) = _value_and_gradients(case), case.arrays()
+    exported = _exported_for_any_batch(run, x, *params, batch="n-1")
+    assert_all_close(exported.call(x[:0], *params), run(x[:0], *params))
 
 
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in EXPORTED], ids=EXPORTED)

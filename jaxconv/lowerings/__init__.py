@@ -50,7 +50,7 @@ def _planned(
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     dtype = jnp.dtype(preferred_element_type or a.dtype)
     plan = ("convolution",)
-    if _is_static(a, b, geometry):
+    if _is_known(result, a, b, geometry):
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
             return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)
@@ -68,7 +68,18 @@ def _planned(
     return add_bias(y, bias, geometry=geometry)
 
 
-def _is_static(a: jax.Array, b: jax.Array, g: Geometry) -> bool:
-    """Whether all sizes are known, and there is something to compute."""
-    sizes = (*a.shape, *b.shape, *g.input_size, *g.output_size)
-    return all(isinstance(size, int) and size > 0 for size in sizes)
+def _is_known(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> bool:
+    """Whether all sizes are known, except perhaps how many images there are, and there is something
+    to compute."""
+    images, *of_image = a.shape
+    others = b.shape[1:] if result == "weight" else b.shape
+    sizes = (*of_image, *others, *g.input_size, *g.output_size)
+    return all(isinstance(size, int) and size > 0 for size in sizes) and _is_positive(images)
+
+
+def _is_positive(size: Any) -> bool:
+    """Whether a size, perhaps a symbolic one, is at least 1 for certain."""
+    try:
+        return size >= 1
+    except jax.errors.InconclusiveDimensionOperation:
+        return False

@@ -35,6 +35,7 @@ def by_block(
     """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch.
 
     To have so many images, a block may be as many times as large as there are cores, at least two.
+    Of a batch that is not known, each image is one.
     """
     arrays = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
     size = _images_per_block(arrays, images)
@@ -59,6 +60,8 @@ def by_block(
 
 def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], wanted: int) -> int:
     batch = arrays[0].shape[0]
+    if not isinstance(batch, int):
+        return 1
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
     fitting = BLOCK_BYTES // image_bytes
     most = max(1, fitting, min(wanted, max(2, cores()) * BLOCK_BYTES // image_bytes))

@@ -314,7 +314,7 @@ def _image_to_halves(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None
 
 def _batch_to_last_axis(g: Geometry, axis: int, a: jax.Array, **_) -> Change | None:
     batch = a.shape[0]
-    return changes.batch_to_last_axis(g, batch) if batch > 1 else None
+    return changes.batch_to_last_axis(g, batch) if isinstance(batch, int) and batch > 1 else None
 
 
 def _extend_output(g: Geometry, axis: int, result: str, **_) -> Change | None:
@@ -473,7 +473,10 @@ def _compute_gathers(result: str, a, b, g: Geometry, options) -> jax.Array:
 
 
 def _compute_window_sums(result: str, a, b, g: Geometry, options) -> jax.Array:
-    return window_sums.conv_weight(a, b, g, **options)
+    form = functools.partial(window_sums.conv_weight, geometry=g, **options)
+    if isinstance(a.shape[0], int):
+        return form(a, b)
+    return blocks.by_block(form, result, a, b, images=1)
 
 
 def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = False) -> jax.Array:

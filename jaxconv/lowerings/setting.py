@@ -17,7 +17,7 @@ class Setting(NamedTuple):
     """Whether what is lowered is all for one device, and not for XLA to divide between several."""
 
     images: int = 1
-    """How many make the batch."""
+    """How many make the batch; one, where that is not known."""
 
     kept: bool = False
     """Whether the program is to be written down: exported, or put into a compilation cache."""
@@ -27,8 +27,9 @@ def read(context: mlir.LoweringRuleContext, image: jax.Array) -> Setting:
     """The setting of what is being lowered, of a batch like `image`."""
     module: Any = context.module_context
     one_device = _on_one_device(module.axis_context)
+    images = image.shape[0] if isinstance(image.shape[0], int) else 1
     kept = is_exported(context) or _goes_into_cache()
-    return Setting(image.dtype, one_device, image.shape[0], kept)
+    return Setting(image.dtype, one_device, images, kept)
 
 
 def cores() -> int:
