@@ -61,15 +61,12 @@ def conv(
         if len(rows.taps) == 1:
             return sum_over_row(0)
         zeros = jnp.zeros_like(jax.eval_shape(sum_over_row, 0))
-        most = max(1, UNROLLED // (len(numbers[0]) * len(channels)))
-        unroll = min(most, ROWS_TOGETHER) if together else 1
+        return lax.fori_loop(
+            0, len(rows.taps), lambda row, total: total + sum_over_row(row), zeros
+        )
 
-        def add_row(row: Any, sum: jax.Array) -> jax.Array:
-            return sum + sum_over_row(row)
-
-        return lax.fori_loop(0, len(rows.taps), add_row, zeros, unroll=unroll)
-
-    sums = map(sum_over, _rows(g.kernel_size, max(1, UNROLLED // len(channels))))
+    most = max(1, UNROLLED // len(channels))
+    sums = map(sum_over, _rows(g.kernel_size, most, ROWS_TOGETHER if together else 1))
     return by_group(functools.reduce(jnp.add, sums), g.channel_axis)
 
 
@@ -124,26 +121,38 @@ class _Rows(NamedTuple):
         return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(self.taps, -1, 0)), g.kernel_size))
 
 
-def _rows(kernel_size: Sequence[int], most: int) -> list[_Rows]:
+def _rows(kernel_size: Sequence[int], most: int, together: int = 1) -> list[_Rows]:
     """The kernel as one row if it has at most `most` taps, and else as rows along its longest axis:
-    equal ones, if a number up to half as many divides it well, or with the last ones shorter."""
+    equal ones, if a number up to half as many divides it well, or with the last ones shorter. Of
+    rows beside each other, up to `together` that have at most `most` taps are one."""
     if math.prod(kernel_size) <= most:
         return [_Rows(tuple(kernel_size), np.array([list(np.ndindex(*kernel_size))]))]
-    axis = max(range(len(kernel_size)), key=lambda axis: (kernel_size[axis], axis))
-    k = kernel_size[axis]
-    most = min(k, max(1, most // 2))
+    *_, longest = axes = sorted(range(len(kernel_size)), key=lambda axis: (kernel_size[axis], axis))
+    lengths = [1] * len(kernel_size)
+    lengths[longest] = _length(kernel_size[longest], max(1, most // 2))
+    if len(axes) > 1:
+        lengths[axes[-2]] = min(kernel_size[axes[-2]], together, most // lengths[longest])
+    runs = [_runs(k, length) for k, length in zip(kernel_size, lengths, strict=True)]
+    return [_boxes(*zip(*of_axes, strict=True)) for of_axes in itertools.product(*runs)]
+
+
+def _length(k: int, most: int) -> int:
+    """Of the runs that an axis of a kernel is divided into, up to `most` taps."""
+    most = min(k, most)
     divisor = max(length for length in range(1, most + 1) if k % length == 0)
-    length = divisor if divisor > most // 4 else most
+    return divisor if divisor > most // 4 else most
 
-    def rows(length: int, starts: range) -> _Rows:
-        shape, ranges = [1] * len(kernel_size), [range(k) for k in kernel_size]
-        shape[axis], ranges[axis] = length, starts
-        firsts = np.array(list(itertools.product(*ranges)))
-        return _Rows(tuple(shape), firsts[:, None] + np.array(list(np.ndindex(*shape))))
 
+def _runs(k: int, length: int) -> list[tuple[int, range]]:
+    """Runs of that length, and perhaps one of what is left: how long, and where they begin."""
     rest = k % length
-    whole = rows(length, range(0, k - rest, length))
-    return [whole, rows(rest, range(k - rest, k, length))] if rest else [whole]
+    whole = (length, range(0, k - rest, length))
+    return [whole, (rest, range(k - rest, k, rest))] if rest else [whole]
+
+
+def _boxes(shape: tuple[int, ...], starts: tuple[range, ...]) -> _Rows:
+    firsts = np.array(list(itertools.product(*starts)))
+    return _Rows(shape, firsts[:, None] + np.array(list(np.ndindex(*shape))))
 
 
 def _windows(
