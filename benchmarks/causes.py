@@ -137,6 +137,29 @@ CAUSES = [
     ),
     # GPU.
     Cause(
+        "Two rows of 31 taps are written out, and the last one once more, for y and for x; the "
+        "float32 sums lie in memory between rows",
+        "cuda",
+        r"31x31",
+        ("compilation", "memory"),
+        other="lax",
+    ),
+    Cause(
+        "Each slice of the kernel gives images of its own, in float32 if they are half precision, "
+        "which are added up last; f+b of 7x7x7 writes out 49 sums of a slice's weight",
+        "cuda",
+        r"^3d depthwise",
+        ("compilation", "memory"),
+        other="lax",
+    ),
+    Cause(
+        "Patches, or the windows that lie a dilation apart, are copied to lie together",
+        "cuda",
+        r"^patchify|^dilated",
+        ("memory",),
+        other="lax",
+    ),
+    Cause(
         "Calling any program takes JAX some 45 microseconds, and this layer's 85, of which 34 are "
         "the GPU's; torch's 40",
         "cuda",

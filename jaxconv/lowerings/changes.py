@@ -19,7 +19,7 @@ form doesn't, save for zeros of padding: Inf and NaN stay where they belong.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -200,23 +200,34 @@ def _overlap(run: tuple[int, int], size: int) -> tuple[int, int]:
     return (start, stop) if start < stop else run
 
 
-def stride_to_channels(g: Geometry, axis: int) -> Change:
-    """Along one axis of dilation 1: the s phases of x as s times the channels, with stride 1.
+def stride_to_channels(g: Geometry, axes: Sequence[int]) -> Change:
+    """Along some axes of dilation 1: the s phases of x as s times the channels, with stride 1.
 
-    The kernel must be a multiple of the stride, else some phases had taps that others lack.
+    The kernel must be a multiple of the stride, else some phases had taps that others lack. All
+    axes at once take one copy.
     """
-    s, k, o = g.stride[axis], g.kernel_size[axis], g.output_size[axis]
-    rows = o + k // s - 1
-    image_axis = g.spatial_axes[axis]
+    rows = {axis: g.output_size[axis] + g.kernel_size[axis] // g.stride[axis] - 1 for axis in axes}
+
+    def split(array: jax.Array, first: int) -> tuple[jax.Array, list[int]]:
+        """With each of the axes as two, strides and phases, and where these are."""
+        for axis in sorted(axes, reverse=True):
+            array = _split_axis(array, first + axis, g.stride[axis])
+        return array, [first + axis + 1 + n for n, axis in enumerate(sorted(axes))]
 
     def x_map(x):
-        x = fit(x, image_axis, g.padding_low[axis], rows * s)
-        return [_into_channels(_split_axis(x, image_axis, s), image_axis + 1, g)]
+        for axis in axes:
+            x = fit(x, g.spatial_axes[axis], g.padding_low[axis], rows[axis] * g.stride[axis])
+        return [_into_channels(*split(x, g.spatial_axes[0]), g)]
 
     def w_map(w):
-        return [_into_weight_channels(_split_axis(w, 2 + axis, s), 3 + axis)]
+        return [_into_weight_channels(*split(w, 2))]
 
-    part = replace_axis(g, axis, input_size=rows, kernel_size=k // s, stride=1, padding_low=0)
+    part = g
+    for axis in axes:
+        k = g.kernel_size[axis] // g.stride[axis]
+        part = replace_axis(
+            part, axis, input_size=rows[axis], kernel_size=k, stride=1, padding_low=0
+        )
     return Change([part], x_map, w_map, same)
 
 
@@ -275,11 +286,11 @@ def taps_to_channels(g: Geometry, axis: int) -> Change:
     """Along one axis: the k elements that a window meets as k times the channels."""
 
     def x_map(x):
-        return [_into_channels(_stacked_windows(x, g, axis), g.spatial_axes[axis] + 1, g)]
+        return [_into_channels(_stacked_windows(x, g, axis), [g.spatial_axes[axis] + 1], g)]
 
     def w_map(w):
         # The kernel's axis becomes one of length 1 and a factor of the channels.
-        return [_into_weight_channels(jnp.expand_dims(w, 2 + axis), 3 + axis)]
+        return [_into_weight_channels(jnp.expand_dims(w, 2 + axis), [3 + axis])]
 
     part = _one_tap(g, axis)
     return Change([part], x_map, w_map, same)
@@ -304,19 +315,21 @@ def windows_to_channels(g: Geometry) -> Change:
     return Change([functools.reduce(_one_tap, axes, g)], x_map, w_map, same)
 
 
-def _into_channels(x: jax.Array, axis: int, g: Geometry) -> jax.Array:
-    """`x`, which has one axis more, with that axis made a factor of each group's channels."""
-    place = x.ndim - 2 if g.channels_last else 1
-    x = jnp.moveaxis(x, axis, place)
+def _into_channels(x: jax.Array, axes: Sequence[int], g: Geometry) -> jax.Array:
+    """`x`, which has some axes more, with those made outer factors of each group's channels."""
+    n = len(axes)
+    place = x.ndim - 1 - n if g.channels_last else 1
+    x = jnp.moveaxis(x, axes, range(place, place + n))
     if g.groups == 1:
-        return lax.collapse(x, place, place + 2)
-    x = _split_axis(x, place + 1, x.shape[place + 1] // g.groups)
-    return lax.collapse(jnp.swapaxes(x, place, place + 1), place, place + 3)
+        return lax.collapse(x, place, place + n + 1)
+    x = _split_axis(x, place + n, x.shape[place + n] // g.groups)
+    return lax.collapse(jnp.moveaxis(x, place + n, place), place, place + n + 2)
 
 
-def _into_weight_channels(w: jax.Array, axis: int) -> jax.Array:
-    """`w`, which has one axis more, with that axis made the outer factor of its input channels."""
-    return lax.collapse(jnp.moveaxis(w, axis, 1), 1, 3)
+def _into_weight_channels(w: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """`w`, which has some axes more, with those made outer factors of its input channels."""
+    n = len(axes)
+    return lax.collapse(jnp.moveaxis(w, axes, range(1, n + 1)), 1, n + 2)
 
 
 def sum_over_taps(g: Geometry, axis: int) -> Change:

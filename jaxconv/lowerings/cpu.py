@@ -411,10 +411,9 @@ def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
 
 def _stride_to_channels(g: Geometry) -> Geometry:
     """`g` with its stride gone into the channels, along all axes."""
-    for axis, s in enumerate(g.stride):
-        if s > 1:
-            (g,) = changes.stride_to_channels(g, axis).parts
-    return g
+    strided = [axis for axis, s in enumerate(g.stride) if s > 1]
+    (part,) = changes.stride_to_channels(g, strided).parts
+    return part
 
 
 def _phases(g: Geometry) -> list[Geometry]:

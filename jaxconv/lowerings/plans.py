@@ -263,8 +263,12 @@ def _phases(g: Geometry, axis: int, padded: bool = True, **_) -> Change | None:
 
 
 def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
-    s, k, d = g.stride[axis], g.kernel_size[axis], g.dilation[axis]
-    return changes.stride_to_channels(g, axis) if s > 1 and d == 1 and k % s == 0 else None
+    axes = [
+        axis
+        for axis, (s, k, d) in enumerate(zip(g.stride, g.kernel_size, g.dilation, strict=True))
+        if s > 1 and d == 1 and k % s == 0
+    ]
+    return changes.stride_to_channels(g, axes) if axes else None
 
 
 def _whole_strides(g: Geometry, axis: int, **_) -> Change | None:
