@@ -61,9 +61,7 @@ def conv(
         if len(rows.taps) == 1:
             return sum_over_row(0)
         zeros = jnp.zeros_like(jax.eval_shape(sum_over_row, 0))
-        return lax.fori_loop(
-            0, len(rows.taps), lambda row, total: total + sum_over_row(row), zeros
-        )
+        return lax.fori_loop(0, len(rows.taps), lambda row, total: total + sum_over_row(row), zeros)
 
     most = max(1, UNROLLED // len(channels))
     sums = map(sum_over, _rows(g.kernel_size, most, ROWS_TOGETHER if together else 1))
