@@ -342,6 +342,15 @@ def test_what_was_exported_gives_the_same(case, channels_last):
     assert_all_close(exported.call(more, *params), run(more, *params))
 
 
+def test_a_program_for_any_batch_has_the_plans():
+    """Of which those of a depthwise layer on a CPU are no convolutions."""
+    case = BY_NAME["2d-depthwise-many"]
+    run = _value_and_gradients(case)
+    for batch, has_convolutions in (("n", False), ("n-1", True)):
+        exported = _exported_for_any_batch(run, *case.arrays(), batch=batch, platforms=["cpu"])
+        assert ("stablehlo.convolution" in exported.mlir_module()) == has_convolutions
+
+
 @pytest.mark.parametrize(
     "case", [BY_NAME["2d-depthwise"], BY_NAME["2d-patchify"]], ids=lambda case: case.name
 )

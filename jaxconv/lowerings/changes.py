@@ -201,18 +201,18 @@ def _overlap(run: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def stride_to_channels(g: Geometry, axes: Sequence[int]) -> Change:
-    """Along some axes of dilation 1: the s phases of x as s times the channels, with stride 1.
+    """Along some axes of dilation 1, in ascending order: the s phases of x as s times the channels,
+    with stride 1. All at once take one copy.
 
-    The kernel must be a multiple of the stride, else some phases had taps that others lack. All
-    axes at once take one copy.
+    The kernel must be a multiple of the stride, else some phases had taps that others lack.
     """
     rows = {axis: g.output_size[axis] + g.kernel_size[axis] // g.stride[axis] - 1 for axis in axes}
 
     def split(array: jax.Array, first: int) -> tuple[jax.Array, list[int]]:
         """With each of the axes as two, strides and phases, and where these are."""
-        for axis in sorted(axes, reverse=True):
+        for axis in reversed(axes):
             array = _split_axis(array, first + axis, g.stride[axis])
-        return array, [first + axis + 1 + n for n, axis in enumerate(sorted(axes))]
+        return array, [first + axis + n for n, axis in enumerate(axes, start=1)]
 
     def x_map(x):
         for axis in axes:
