@@ -4,6 +4,7 @@ import functools
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,6 +109,26 @@ def test_data_parallel_by_shard_map(case):
     # The bias is not spread over the image before its gradients are added up.
     sizes = re.findall(r"f64\[([\d,]+)\]\S* all-reduce\(", program)
     assert all(np.prod(list(map(int, size.split(",")))) <= arrays[1].size for size in sizes)
+
+
+@cases("depthwise", "dense")
+def test_shard_map_exported_for_any_batch(case):
+    """As one convolution: for most else that it were made of, JAX's own sizes fail, or end the
+    process."""
+    x, w, _ = case.arrays()
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    run = functools.partial(oracle.run_jaxconv, case)
+    specs = (P("data"), P())
+    shards = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip((x, w), specs, strict=True)
+    ]
+    (batch,) = jax.export.symbolic_shape("2*n")
+    mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=P("data")))
+    any_batch = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = jax.export.export(mapped)(any_batch, w)
+    assert exported.mlir_module().count("stablehlo.convolution") == 1
+    oracle.assert_close(jax.jit(exported.call)(*shards), run(x, w), TOLERANCE)
 
 
 @cases(*FITTING)

@@ -351,6 +351,29 @@ def test_a_program_for_any_batch_has_the_plans():
         assert ("stablehlo.convolution" in exported.mlir_module()) == has_convolutions
 
 
+@pytest.mark.parametrize("images", [1, 64, 65, 4096])
+def test_weights_of_any_batch_round_little(images):
+    """Of which all terms have one sign, so that they would round ten times as much one by one."""
+    shape, padding = (images, 8, 4, 4), {"padding": 1, "groups": 8}
+
+    @jax.jit
+    def run(x, w, cotangent):
+        _, vjp = jax.vjp(lambda w: jaxconv.conv2d(x, w, **padding), w)
+        return vjp(cotangent)[0]
+
+    x = np.random.default_rng(0).uniform(size=shape)
+    exact = run(x, np.ones((8, 1, 3, 3)), np.ones(shape))
+    (n,) = jax.export.symbolic_shape("n")
+    of_any = jax.ShapeDtypeStruct((n, *shape[1:]), np.float32)
+    exported = jax.export.export(run)(of_any, np.ones((8, 1, 3, 3), np.float32), of_any)
+    of_floats = (
+        x.astype(np.float32),
+        np.ones((8, 1, 3, 3), np.float32),
+        np.ones(shape, np.float32),
+    )
+    oracle.assert_close(exported.call(*of_floats), exact, 4e-7)
+
+
 @pytest.mark.parametrize(
     "case", [BY_NAME["2d-depthwise"], BY_NAME["2d-patchify"]], ids=lambda case: case.name
 )

@@ -50,7 +50,8 @@ def _planned(
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     dtype = jnp.dtype(preferred_element_type or a.dtype)
     plan = ("convolution",)
-    if _is_known(result, a, b, geometry):
+    has_plan = isinstance(a.shape[0], int) or setting.refines_sizes(context)
+    if has_plan and _is_known(result, a, b, geometry):
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
             return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)

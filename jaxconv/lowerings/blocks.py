@@ -11,6 +11,7 @@ batch that lies on several devices would be gathered: this is for one device.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ FRESH_BYTES = 32 << 20
 
 BLOCK_BYTES = 4 << 20
 """Images up to this size together, operands and results, make a block."""
+
+PARTS_IN_A_RUN = 64
+"""Of a weight, of images whose number is not known, that are added up one by one."""
 
 
 def by_block(
@@ -46,6 +50,8 @@ def by_block(
     def block(array: jax.Array, number) -> jax.Array:
         return lax.dynamic_slice_in_dim(array, number * size, size)
 
+    if result == "weight" and not isinstance(count, int):
+        return _sum(lambda n: form(block(a, n), block(b, n)), count)
     if result == "weight":
         return lax.fori_loop(
             1,
@@ -56,6 +62,20 @@ def by_block(
     parts = a.reshape(count, size, *a.shape[1:])
     whole = lax.map(lambda part: form(part, b), parts)
     return whole.reshape(a.shape[0], *whole.shape[2:])
+
+
+def _sum(part: Callable[[Any], jax.Array], count: Any) -> jax.Array:
+    """Of so many parts, in runs of which each is added up for itself: one by one, rounding would
+    grow with their number."""
+    zeros = jnp.zeros_like(jax.eval_shape(part, 0))
+
+    def of_run(number: Any) -> jax.Array:
+        start = number * PARTS_IN_A_RUN
+        stop = jnp.minimum(start + PARTS_IN_A_RUN, count)
+        return lax.fori_loop(start, stop, lambda n, total: total + part(n), zeros)
+
+    runs = -(-count // PARTS_IN_A_RUN)
+    return lax.fori_loop(0, runs, lambda n, total: total + of_run(n), zeros)
 
 
 def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], wanted: int) -> int:

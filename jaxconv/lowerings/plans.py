@@ -263,12 +263,10 @@ def _phases(g: Geometry, axis: int, padded: bool = True, **_) -> Change | None:
 
 
 def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
-    axes = [
-        axis
-        for axis, (s, k, d) in enumerate(zip(g.stride, g.kernel_size, g.dilation, strict=True))
-        if s > 1 and d == 1 and k % s == 0
-    ]
-    return changes.stride_to_channels(g, axes) if axes else None
+    """Along all axes that it fits."""
+    steps = zip(g.stride, g.kernel_size, g.dilation, strict=True)
+    axes = [n for n, (s, k, d) in enumerate(steps) if s > 1 and d == 1 and k % s == 0]
+    return None if axis or not axes else changes.stride_to_channels(g, axes)
 
 
 def _whole_strides(g: Geometry, axis: int, **_) -> Change | None:

@@ -45,6 +45,13 @@ def _on_one_device(axes: Any) -> bool:
     return getattr(axes, "num_devices", None) == 1
 
 
+def refines_sizes(context: mlir.LoweringRuleContext) -> bool:
+    """Whether JAX can put the batch's size into an exported program when it is called: in
+    `shard_map` it fails, and can end the process, for most operations but a convolution."""
+    module: Any = context.module_context
+    return not hasattr(module.axis_context, "manual_axes")
+
+
 def is_exported(context: mlir.LoweringRuleContext) -> bool:
     """Whether what is being lowered is for `jax.export`."""
     module: Any = context.module_context

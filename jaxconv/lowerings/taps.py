@@ -109,7 +109,8 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
 
 
 class _Rows(NamedTuple):
-    """Taps of the kernel in rows, of `shape` along its axes: `(rows, taps of a row, axes)`."""
+    """Taps of the kernel in rows, of `shape` along its axes, which may be several side by side:
+    `(rows, taps of a row, axes)`."""
 
     shape: tuple[int, ...]
     taps: np.ndarray
@@ -121,8 +122,9 @@ class _Rows(NamedTuple):
 
 def _rows(kernel_size: Sequence[int], most: int, together: int = 1) -> list[_Rows]:
     """The kernel as one row if it has at most `most` taps, and else as rows along its longest axis:
-    equal ones, if a number up to half as many divides it well, or with the last ones shorter. Of
-    rows beside each other, up to `together` that have at most `most` taps are one."""
+    equal ones, if a number up to half as many divides it well, or with the last ones shorter. Up to
+    `together` rows, side by side along the next longest axis, make one if they have at most `most`
+    taps."""
     if math.prod(kernel_size) <= most:
         return [_Rows(tuple(kernel_size), np.array([list(np.ndindex(*kernel_size))]))]
     *_, longest = axes = sorted(range(len(kernel_size)), key=lambda axis: (kernel_size[axis], axis))
@@ -131,11 +133,11 @@ def _rows(kernel_size: Sequence[int], most: int, together: int = 1) -> list[_Row
     if len(axes) > 1:
         lengths[axes[-2]] = min(kernel_size[axes[-2]], together, most // lengths[longest])
     runs = [_runs(k, length) for k, length in zip(kernel_size, lengths, strict=True)]
-    return [_boxes(*zip(*of_axes, strict=True)) for of_axes in itertools.product(*runs)]
+    return [_beginning(*zip(*of_axes, strict=True)) for of_axes in itertools.product(*runs)]
 
 
 def _length(k: int, most: int) -> int:
-    """Of the runs that an axis of a kernel is divided into, up to `most` taps."""
+    """How long the runs are that an axis of a kernel is divided into: up to `most` taps."""
     most = min(k, most)
     divisor = max(length for length in range(1, most + 1) if k % length == 0)
     return divisor if divisor > most // 4 else most
@@ -148,7 +150,8 @@ def _runs(k: int, length: int) -> list[tuple[int, range]]:
     return [whole, (rest, range(k - rest, k, rest))] if rest else [whole]
 
 
-def _boxes(shape: tuple[int, ...], starts: tuple[range, ...]) -> _Rows:
+def _beginning(shape: tuple[int, ...], starts: tuple[range, ...]) -> _Rows:
+    """Rows of that shape, one from each of the places that `starts` has along the axes."""
     firsts = np.array(list(itertools.product(*starts)))
     return _Rows(shape, firsts[:, None] + np.array(list(np.ndindex(*shape))))
 
