@@ -113,10 +113,10 @@ def test_data_parallel_by_shard_map(case):
 
 @cases("depthwise", "dense")
 def test_shard_map_exported_for_any_batch(case):
-    """As one convolution: for most else that it were made of, JAX's own sizes fail, or end the
-    process."""
+    """As one convolution: in most other operations JAX fails to put in the batch's size, or ends
+    the process."""
     x, w, _ = case.arrays()
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = make_mesh(AxisType.Auto, data=2)
     run = functools.partial(oracle.run_jaxconv, case)
     specs = (P("data"), P())
     shards = [

@@ -361,24 +361,19 @@ def test_weights_of_any_batch_round_little(images):
         _, vjp = jax.vjp(lambda w: jaxconv.conv2d(x, w, **padding), w)
         return vjp(cotangent)[0]
 
-    x = np.random.default_rng(0).uniform(size=shape)
-    exact = run(x, np.ones((8, 1, 3, 3)), np.ones(shape))
+    doubles = np.random.default_rng(0).uniform(size=shape), np.ones((8, 1, 3, 3)), np.ones(shape)
+    x, w, cotangent = (array.astype(np.float32) for array in doubles)
     (n,) = jax.export.symbolic_shape("n")
     of_any = jax.ShapeDtypeStruct((n, *shape[1:]), np.float32)
-    exported = jax.export.export(run)(of_any, np.ones((8, 1, 3, 3), np.float32), of_any)
-    of_floats = (
-        x.astype(np.float32),
-        np.ones((8, 1, 3, 3), np.float32),
-        np.ones(shape, np.float32),
-    )
-    oracle.assert_close(exported.call(*of_floats), exact, 4e-7)
+    exported = jax.export.export(run)(of_any, w, of_any)
+    oracle.assert_close(exported.call(x, w, cotangent), run(*doubles), 4e-7)
 
 
 @pytest.mark.parametrize(
     "case", [BY_NAME["2d-depthwise"], BY_NAME["2d-patchify"]], ids=lambda case: case.name
 )
 def test_what_was_exported_may_be_given_no_images(case):
-    """If its batch may be empty. There is no first block then, of a sum over blocks."""
+    """If its batch may be empty: a plan's sum over blocks would want a first one."""
     run, (x, *params) = _value_and_gradients(case), case.arrays()
     exported = _exported_for_any_batch(run, x, *params, batch="n-1")
     assert_all_close(exported.call(x[:0], *params), run(x[:0], *params))

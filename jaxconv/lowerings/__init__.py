@@ -50,8 +50,7 @@ def _planned(
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     dtype = jnp.dtype(preferred_element_type or a.dtype)
     plan = ("convolution",)
-    has_plan = isinstance(a.shape[0], int) or setting.refines_sizes(context)
-    if has_plan and _is_known(result, a, b, geometry):
+    if _is_known(result, a, b, geometry) and _has_images(a.shape[0], context):
         if changes.meets_nothing(geometry):
             like = jax.eval_shape(functools.partial(plans.DIRECT[result], geometry=geometry), a, b)
             return add_bias(jnp.zeros(like.shape, dtype), bias, geometry=geometry)
@@ -70,17 +69,18 @@ def _planned(
 
 
 def _is_known(result: str, a: jax.Array, b: jax.Array, g: Geometry) -> bool:
-    """Whether all sizes are known, except perhaps how many images there are, and there is something
-    to compute."""
-    images, *of_image = a.shape
+    """Whether all sizes are known, but for the number of images, and none is 0."""
     others = b.shape[1:] if result == "weight" else b.shape
-    sizes = (*of_image, *others, *g.input_size, *g.output_size)
-    return all(isinstance(size, int) and size > 0 for size in sizes) and _is_positive(images)
+    sizes = (*a.shape[1:], *others, *g.input_size, *g.output_size)
+    return all(isinstance(size, int) and size > 0 for size in sizes)
 
 
-def _is_positive(size: Any) -> bool:
-    """Whether a size, perhaps a symbolic one, is at least 1 for certain."""
+def _has_images(images: Any, context: mlir.LoweringRuleContext) -> bool:
+    """Whether there are images for certain; if their number is a symbol, one that JAX can put in
+    for what a plan does."""
+    if isinstance(images, int):
+        return images > 0
     try:
-        return size >= 1
+        return setting.refines_sizes(context) and images >= 1
     except jax.errors.InconclusiveDimensionOperation:
         return False

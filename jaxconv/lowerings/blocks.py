@@ -50,29 +50,27 @@ def by_block(
     def block(array: jax.Array, number) -> jax.Array:
         return lax.dynamic_slice_in_dim(array, number * size, size)
 
-    if result == "weight" and not isinstance(count, int):
-        return _sum(lambda n: form(block(a, n), block(b, n)), count)
     if result == "weight":
-        return lax.fori_loop(
-            1,
-            count,
-            lambda n, total: total + form(block(a, n), block(b, n)),
-            form(block(a, 0), block(b, 0)),
-        )
+        return _sum(lambda n: form(block(a, n), block(b, n)), count)
     parts = a.reshape(count, size, *a.shape[1:])
     whole = lax.map(lambda part: form(part, b), parts)
     return whole.reshape(a.shape[0], *whole.shape[2:])
 
 
 def _sum(part: Callable[[Any], jax.Array], count: Any) -> jax.Array:
-    """Of so many parts, in runs of which each is added up for itself: one by one, rounding would
-    grow with their number."""
+    """Of so many parts. Those of a known number are few. Others are added up in runs: one by one,
+    rounding would grow with their number."""
+
+    def add(n: Any, total: jax.Array) -> jax.Array:
+        return total + part(n)
+
+    if isinstance(count, int):
+        return lax.fori_loop(1, count, add, part(0))
     zeros = jnp.zeros_like(jax.eval_shape(part, 0))
 
     def of_run(number: Any) -> jax.Array:
         start = number * PARTS_IN_A_RUN
-        stop = jnp.minimum(start + PARTS_IN_A_RUN, count)
-        return lax.fori_loop(start, stop, lambda n, total: total + part(n), zeros)
+        return lax.fori_loop(start, jnp.minimum(start + PARTS_IN_A_RUN, count), add, zeros)
 
     runs = -(-count // PARTS_IN_A_RUN)
     return lax.fori_loop(0, runs, lambda n, total: total + of_run(n), zeros)

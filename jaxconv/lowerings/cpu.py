@@ -17,6 +17,7 @@ from jaxconv.lowerings.plans import (
     STACKED_PLANES,
     WHOLE_STRIDES,
     Plan,
+    divided_axes,
     divides,
     is_patchify,
     number_of_phases,
@@ -411,8 +412,7 @@ def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
 
 def _stride_to_channels(g: Geometry) -> Geometry:
     """`g` with its stride gone into the channels, along all axes."""
-    strided = [axis for axis, s in enumerate(g.stride) if s > 1]
-    (part,) = changes.stride_to_channels(g, strided).parts
+    (part,) = changes.stride_to_channels(g, divided_axes(g)).parts
     return part
 
 

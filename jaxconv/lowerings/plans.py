@@ -237,8 +237,14 @@ def _change(name: str, result: str, a: jax.Array, b: jax.Array, g: Geometry) -> 
 
 def divides(g: Geometry, first: int = 0) -> bool:
     """Whether stride can go into the channels along every axis that has one, from `first` on."""
-    axes = zip(g.kernel_size[first:], g.stride[first:], g.dilation[first:], strict=True)
-    return all(s == 1 or (d == 1 and k % s == 0) for k, s, d in axes)
+    divided = divided_axes(g)
+    return all(s == 1 or n in divided for n, s in enumerate(g.stride[first:], first))
+
+
+def divided_axes(g: Geometry) -> list[int]:
+    """The axes with a stride that can go into the channels."""
+    axes = zip(g.kernel_size, g.stride, g.dilation, strict=True)
+    return [n for n, (k, s, d) in enumerate(axes) if s > 1 and d == 1 and k % s == 0]
 
 
 def number_of_phases(g: Geometry, axes: slice = slice(None)) -> int:
@@ -264,8 +270,7 @@ def _phases(g: Geometry, axis: int, padded: bool = True, **_) -> Change | None:
 
 def _stride_to_channels(g: Geometry, axis: int, **_) -> Change | None:
     """Along all axes that it fits."""
-    steps = zip(g.stride, g.kernel_size, g.dilation, strict=True)
-    axes = [n for n, (s, k, d) in enumerate(steps) if s > 1 and d == 1 and k % s == 0]
+    axes = divided_axes(g)
     return None if axis or not axes else changes.stride_to_channels(g, axes)
 
 

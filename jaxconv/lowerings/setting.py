@@ -40,16 +40,20 @@ def cores() -> int:
 
 
 def _on_one_device(axes: Any) -> bool:
-    if hasattr(axes, "manual_axes"):  # Inside `shard_map`.
+    if _are_of_shard_map(axes):
         return axes.manual_axes == frozenset(axes.mesh.axis_names)
     return getattr(axes, "num_devices", None) == 1
+
+
+def _are_of_shard_map(axes: Any) -> bool:
+    return hasattr(axes, "manual_axes")
 
 
 def refines_sizes(context: mlir.LoweringRuleContext) -> bool:
     """Whether JAX can put the batch's size into an exported program when it is called: in
     `shard_map` it fails, and can end the process, for most operations but a convolution."""
     module: Any = context.module_context
-    return not hasattr(module.axis_context, "manual_axes")
+    return not _are_of_shard_map(module.axis_context)
 
 
 def is_exported(context: mlir.LoweringRuleContext) -> bool:
