@@ -77,6 +77,8 @@ PLANS = [
     ("last", "whole_strides", "phases", "taps_to_channels", "direct"),
     ("taps_to_channels", "direct"),
     ("taps_to_channels:0", "axis_to_batch", "direct"),
+    ("exchange", "taps_to_channels", "direct"),
+    ("blocks:1", "exchange", "taps_to_channels:-1", "sum_over_taps", "direct"),
     ("sum_over_taps", "direct"),
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
     ("dilation_to_batch", "direct"),
@@ -217,6 +219,7 @@ def test_blocks_are_larger_for_more_cores(cores, monkeypatch):
     monkeypatch.setattr(blocks, "cores", lambda: cores)
     images = [jax.ShapeDtypeStruct((24, 1 << 17), jnp.float32)] * 2
     assert blocks._images_per_block(images, 1) == 4
+    assert blocks._images_per_block(images, 1, most=3) == 3
     assert blocks._images_per_block(images, 12) == {1: 8, 2: 8, 16: 12}[cores]
 
 

@@ -16,7 +16,7 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry, window_output_size
-from jaxconv.lowerings import add_bias, changes, cpu, onednn, onednn_calls, plans
+from jaxconv.lowerings import add_bias, changes, cpu, onednn, onednn_calls, plans, xla_cpu
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -420,7 +420,7 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
     channels, size, transposed, monkeypatch
 ):
     """Equal parts, in a loop, but for the first."""
-    monkeypatch.setattr(cpu, "SMALL_COPIES", 0)
+    monkeypatch.setattr(xla_cpu, "SMALL_COPIES", 0)
     n = len(size)
     shape = (channels, 17) if transposed else (17, channels)
     x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
@@ -564,7 +564,7 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
     monkeypatch,
 ):  # fmt: skip
     monkeypatch.setattr(cpu, "cores", lambda: cores)
-    monkeypatch.setattr(cpu, "SMALL_COPIES", small_copies or cpu.SMALL_COPIES)
+    monkeypatch.setattr(xla_cpu, "SMALL_COPIES", small_copies or xla_cpu.SMALL_COPIES)
     _assert_calls_for_an_input_gradient(
         calls, size, kernel_size, stride, groups, channels, channels_last
     )
@@ -605,7 +605,13 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
     [
         ("output", (3, 10), (3, 3), (1, 2), "convolution"),  # 270 products to all channels.
         ("output", (3, 8), (3, 3), (1, 2), None),  # 216.
+        ("output", (1, 36), (3, 3), (1, 1), "convolution"),  # 324, for a single channel.
+        ("output", (1, 35), (3, 3), (1, 1), None),  # 315.
+        ("output", (64, 5), (3, 3), (1, 1), "convolution"),
+        ("output", (64, 4), (3, 3), (1, 1), None),  # Sums of one product, with all taps.
         ("input", (10, 3), (3, 3), (1, 1), "convolution"),
+        ("input", (7, 64), (3, 3), (1, 1), "convolution"),
+        ("input", (6, 64), (3, 3), (1, 1), None),  # As above.
         ("input", (3, 10), (3, 3), (2, 2), None),  # Phases, and one product of each.
         ("weight", (3, 10), (3, 4), (1, 2), "matmul"),  # Patches of 36 elements.
         ("weight", (3, 16), (3, 4), (1, 2), "convolution"),  # To channels that fill a vector.
@@ -638,6 +644,34 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
         program = _program(form, *ab)
         assert CALL not in program if call is None else f"{CALL}{call}" in program
     oracle.assert_close(jax.jit(form)(*ab), plans.DIRECT[result](*ab, g), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("size", "taps", "images", "block", "by_rows"),
+    [
+        ((60, 70), (3, 3), 18, (), False),  # 113400 sums to an image, of up to 2^21.
+        ((60, 70), (3, 3), 19, ("blocks:18",), False),
+        ((190, 130), (9, 9), 3, ("blocks:1",), True),
+        ((500,), (101,), 2, None, False),
+    ],
+)
+def test_sums_of_one_product_are_of_some_images_or_rows(
+    size, taps, images, block, by_rows, channels_last
+):
+    n = len(size)
+    padding = tuple(k // 2 for k in taps)
+    g = Geometry(size, taps, size, (1,) * n, padding, (1,) * n, 1, channels_last)
+    setting = Setting(jnp.float32, images=images)
+    plan = cpu.choose("output", g, 64, 3, setting)
+    if block is None:  # More than are added up by one operation.
+        assert "exchange" not in plan
+        return
+    axis = -1 if channels_last else 0
+    taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
+    assert plan == (*block, "exchange", *taps, "onednn")
+    assert cpu.choose("input", g, 3, 64, setting) == (*block, *taps, "onednn")
 
 
 @available
@@ -724,7 +758,7 @@ def test_rows_and_columns_that_make_no_window_are_not_cut_off(kernel_size, group
 
 
 @available
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "groups"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
 @pytest.mark.parametrize(
     ("size", "kernel", "stride"),
@@ -740,20 +774,20 @@ def test_rows_and_columns_that_make_no_window_are_not_cut_off(kernel_size, group
     ids=str,
 )
 def test_a_product_with_channels_first_is_one_for_each_image(
-    size, kernel, stride, transposed, batch
+    size, kernel, stride, transposed, batch, groups
 ):
-    """As they lie: nothing is moved but for a stride."""
+    """And each group, as they lie: nothing is moved but for a stride."""
     n = len(size)
     kernel = (kernel,) * n if isinstance(kernel, int) else kernel
-    shape = (20, 17, *kernel) if transposed else (17, 20, *kernel)
-    x, w, bias = _arrays((batch, 20, *size), shape, 17)
+    first, second = (20, 18) if transposed else (18, 20)
+    x, w, bias = _arrays((batch, 20, *size), (first, second // groups, *kernel), 18)
     name = f"conv_transpose{n}d" if transposed else f"conv{n}d"
-    layer = functools.partial(getattr(jaxconv, name), stride=stride)
+    layer = functools.partial(getattr(jaxconv, name), stride=stride, groups=groups)
     assert _program(layer, x, w, bias).count(f"{CALL}matmul") == 1
     y = jax.eval_shape(layer, x, w, bias)
     program = _program(lambda y, *a: jax.vjp(layer, *a)[1](y), jnp.ones_like(y), x, w, bias)
     assert program.count(f"{CALL}matmul") == 2
-    exact = functools.partial(getattr(oracle.F, name), stride=stride)
+    exact = functools.partial(getattr(oracle.F, name), stride=stride, groups=groups)
     _assert_value_and_gradients_agree(layer, exact, x, w, bias)
 
 

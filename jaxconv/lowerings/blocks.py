@@ -35,14 +35,15 @@ def by_block(
     a: jax.Array,
     b: jax.Array,
     images: int,
+    most: int = 0,
 ) -> jax.Array:
     """`form(a, b)`, a contraction giving `result`, as a loop over blocks of the batch.
 
     To have so many images, a block may be as many times as large as there are cores, at least two.
-    Of a batch that is not known, each image is one.
+    It has `most` at most, if that is given. Of a batch that is not known, each image is one.
     """
     arrays = (a, b) if result == "weight" else (a, jax.eval_shape(form, a, b))
-    size = _images_per_block(arrays, images)
+    size = _images_per_block(arrays, images, most)
     count = a.shape[0] // size
     if count == 1:
         return form(a, b)
@@ -52,8 +53,7 @@ def by_block(
 
     if result == "weight":
         return _sum(lambda n: form(block(a, n), block(b, n)), count)
-    parts = a.reshape(count, size, *a.shape[1:])
-    whole = lax.map(lambda part: form(part, b), parts)
+    whole = lax.map(lambda n: form(block(a, n), b), jnp.arange(count))
     return whole.reshape(a.shape[0], *whole.shape[2:])
 
 
@@ -76,14 +76,16 @@ def _sum(part: Callable[[Any], jax.Array], count: Any) -> jax.Array:
     return lax.fori_loop(0, runs, lambda n, total: total + of_run(n), zeros)
 
 
-def _images_per_block(arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], wanted: int) -> int:
+def _images_per_block(
+    arrays: tuple[jax.Array | jax.ShapeDtypeStruct, ...], wanted: int, most: int = 0
+) -> int:
     batch = arrays[0].shape[0]
     if not isinstance(batch, int):
         return 1
     image_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays)
     fitting = BLOCK_BYTES // image_bytes
-    most = max(1, fitting, min(wanted, max(2, cores()) * BLOCK_BYTES // image_bytes))
-    return largest_divisor(batch, most)
+    size = max(1, fitting, min(wanted, max(2, cores()) * BLOCK_BYTES // image_bytes))
+    return largest_divisor(batch, min(size, most or batch))
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -43,9 +43,6 @@ oneDNN."""
 SMALL_BATCH = 1 << 20
 """Numbers of all images up to which oneDNN's call takes longer than to look them up in tables."""
 
-SMALL_COPIES = 1 << 21
-"""Numbers that all windows meet, counted for each, up to which they may well be written down."""
-
 MANY_WINDOWS = 36
 """Windows of an image from which few of them meet padding."""
 
@@ -77,6 +74,9 @@ LONG_KERNEL = 16
 MULTIPLY_ADDS_IN_ALL = 240
 """Products to all channels of an element up to which XLA's multiply-adds are faster, if several
 channels are summed."""
+
+MULTIPLY_ADDS_LAST, MULTIPLY_ADDS_FIRST = 320, 500
+"""The same for a single channel that lies last, and first."""
 
 MULTIPLIER = 4
 """Channels of y to one of x from which oneDNN is fast without help, and one fewer with a stride."""
@@ -137,6 +137,8 @@ def _fastest(
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
     if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan
+    if g.groups == 1 and plan == xla_cpu.by_sums(result, g, in_channels, out_channels, setting):
+        return (*plan[:-1], "onednn")
     if result == "input" and _is_better_one_product(g, in_channels, out_channels, setting.images):
         return (*xla_cpu.channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
     multiplier = out_channels // g.groups
@@ -159,7 +161,7 @@ def _by_onednn(
         return (change, *_copied(result, g), "onednn")
     if result == "weight":
         return _weight(plan, g, in_channels, out_channels, setting.images)
-    if result == "output" and g.channels_last and _is_one_product(g):
+    if result == "output" and g.channels_last and g.groups == 1 and _is_one_product(g):
         return ("taps_to_channels", *_copied(result, g), "onednn")
     by_tables = plan[-1] == "gathers"
     if by_tables and _is_better_gathered(result, g, setting.images):
@@ -174,7 +176,7 @@ def _by_onednn(
         c, o = in_channels // g.groups, out_channels // g.groups
         changed = _strided_input_to_onednn(plan, g, c, o, most, setting.images)
         return (*moved, *changed, "onednn") if changed else None
-    changed = _to_onednn(plan, result, g, in_channels, out_channels, most)
+    changed = _to_onednn(plan, result, g, in_channels, out_channels, most, setting)
     if changed is None:
         return None
     computation = "onednn" if math.isinf(most) else "onednn_in_parts"
@@ -198,7 +200,7 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int) -> bool:
         return False
     windows = math.prod(g.output_size)
     in_parts = o > _most_summed(g, c, o, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
-    small = images * windows * c * g.taps <= SMALL_COPIES
+    small = images * windows * c * g.taps <= xla_cpu.SMALL_COPIES
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
 
@@ -211,9 +213,9 @@ def _is_better_gathered(result: str, g: Geometry, images: int) -> bool:
 
 
 def _is_one_product(g: Geometry) -> bool:
-    """Whether y is a product of w and single elements of x."""
+    """Whether y is a product of w and single elements of x, for each group."""
     padded = any(g.padding_low) or max(g.padding_high) > 0
-    return g.groups == g.taps == 1 and not padded
+    return g.taps == 1 and not padded
 
 
 def _copied(result: str, g: Geometry) -> Plan:
@@ -223,14 +225,16 @@ def _copied(result: str, g: Geometry) -> Plan:
 
 
 def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_channels: int) -> bool:
-    """Whether it is one product for each image, with channels first, and better left at that."""
-    if g.groups > 1:
+    """Whether it is one product for each image and group, with channels first, and better left at
+    that."""
+    c, o = in_channels // g.groups, out_channels // g.groups
+    if g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS:
         return False
     patchify = is_patchify(g) and g.taps <= xla_cpu.FEW_TAPS  # Of more, rows are better moved.
-    if not (_is_one_product(g) or patchify or _pays_copied(result, g, in_channels, out_channels)):
+    copied = g.groups == 1 and _pays_copied(result, g, c, o)
+    if not (patchify or copied or _is_one_product(g)):
         return False
-    windows, products = math.prod(g.output_size), in_channels * g.taps
-    return onednn_products.pays_image_by_image(result, windows, products, out_channels)
+    return onednn_products.pays_image_by_image(result, math.prod(g.output_size), c * g.taps, o)
 
 
 def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
@@ -316,14 +320,20 @@ def _fills_lanes_better(c: int, o: int) -> bool:
 
 
 def _to_onednn(
-    plan: Plan, result: str, g: Geometry, in_channels: int, out_channels: int, most: float
+    plan: Plan,
+    result: str,
+    g: Geometry,
+    in_channels: int,
+    out_channels: int,
+    most: float,
+    setting: Setting,
 ) -> Plan | None:
     """The changes with which oneDNN has fast code for what gives y or x, if XLA:CPU has none that
     is as fast. It may sum `most` channels at once."""
     c, o = in_channels // g.groups, out_channels // g.groups
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    by_xla = xla_cpu.few_products(result, g, c, o, one_device=True) if g.groups == 1 else None
-    if by_xla and not _is_fast_at_few_products(result, g, c, o, by_xla):
+    by_xla = xla_cpu.few_products(result, g, c, o, setting) if g.groups == 1 else None
+    if by_xla and not _is_fast_at_few_products(result, g, c, o):
         return None
     if result == "input":
         g, c, o = g.exchanged(), o, c
@@ -359,7 +369,7 @@ def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images
     if plan[-2:] == ("taps_to_channels", "direct"):
         return o <= most
     copies = images * g.kernel_size[0] * o * math.prod(g.output_size)
-    return copies > SMALL_COPIES and _rounds_well_at_once(g, o)
+    return copies > xla_cpu.SMALL_COPIES and _rounds_well_at_once(g, o)
 
 
 def _takes_many_products(g: Geometry, c: int, o: int) -> bool:
@@ -431,12 +441,13 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
     return set(g.dilation) == {1} and any("met_taps" in name for name in plan)
 
 
-def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int, by_xla: Plan) -> bool:
+def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is faster than XLA's multiply-adds, or one product, without groups."""
     summed = c if result == "output" else o
-    if summed == 1 or c * o * g.taps <= MULTIPLY_ADDS_IN_ALL:
-        return False
-    if result == "input" and by_xla[-1] not in xla_cpu.ARITHMETIC:
+    most = MULTIPLY_ADDS_IN_ALL
+    if summed == 1:
+        most = MULTIPLY_ADDS_LAST if g.channels_last else MULTIPLY_ADDS_FIRST
+    if c * o * g.taps <= most:
         return False
     return not xla_cpu.takes_few_along_rows(g, summed)
 

@@ -91,7 +91,8 @@ def matmul(
 ) -> jax.Array:
     """The product of two matrices, or of several pairs, of which one side may be the same.
 
-    A bias is `(1, columns)` of a single product, `(1, rows, 1)` of several.
+    A bias is `(1, columns)` of a single product, `(1, rows, 1)` or `(1, groups, rows, 1)` of
+    several.
     """
     rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns)
@@ -159,6 +160,8 @@ def _compute_what_they_should() -> bool:
     def compute(x, w, bias, a, b, images):
         once = convolution(x, w, (0, 1, 2, 3), g, bias)
         y = matmul(b[None], images, bias[None, :, None])
+        of_groups = b.reshape(1, 2, 3, 4), jnp.stack([images, images], 1)
+        y_of_groups = matmul(*of_groups, bias.reshape(1, 2, 3, 1))
         return (
             convolution(x, w, (0, 1, 2, 3), g, added=once),
             matmul(a, b, bias[None], transpose_b=True),
@@ -166,6 +169,9 @@ def _compute_what_they_should() -> bool:
             y,
             matmul(b[None], y, transpose_a=True),
             matmul(y, images, transpose_b=True),
+            y_of_groups.reshape(y.shape),
+            matmul(of_groups[0], y_of_groups, transpose_a=True).sum(1),
+            matmul(y_of_groups, of_groups[1], transpose_b=True).reshape(2, 6, 4),
         )
 
     y = b @ images + bias[:, None]
@@ -173,9 +179,7 @@ def _compute_what_they_should() -> bool:
         2 * _by_sums(x, w, g) + bias,
         a @ b.T + bias,
         a.T @ a,
-        y,
-        b.T @ y,
-        y @ images.swapaxes(1, 2),
+        *2 * (y, b.T @ y, y @ images.swapaxes(1, 2)),
     )
     return all(map(np.array_equal, compute(*jax.device_put(arrays, on_cpu)), expected))
 

@@ -1,7 +1,7 @@
 """Layers of one tap by oneDNN's matrix products, in float32.
 
 With channels last, an output is one product over all positions. With channels first, it is one for
-each image as it lies, and nothing has to be moved.
+each image and group as it lies, and nothing has to be moved.
 """
 
 import math
@@ -30,7 +30,7 @@ def pays(result: str, a: jax.Array, bias: jax.Array | None, g: Geometry) -> bool
 
 
 def pays_image_by_image(result: str, positions: int, in_channels: int, out_channels: int) -> bool:
-    """Whether it is worth it not to move channels that lie first."""
+    """Whether it is worth it not to move channels that lie first, so many to a group."""
     if positions < FEW_POSITIONS:
         return False
     if result == "weight":  # The results of all images are no more than the images.
@@ -40,32 +40,33 @@ def pays_image_by_image(result: str, positions: int, in_channels: int, out_chann
 
 def conv(x: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None) -> jax.Array:
     """y, and a bias to add."""
-    w = w.reshape(w.shape[:2])
-    if geometry.channels_last:
-        y = matmul(_rows(x), w, None if bias is None else bias[None], transpose_b=True)
+    g = geometry
+    if g.channels_last:
+        bias = None if bias is None else bias[None]
+        y = matmul(_rows(x), w.reshape(w.shape[:2]), bias, transpose_b=True)
         return y.reshape(*x.shape[:-1], -1)
-    y = matmul(w[None], _matrices(x), None if bias is None else bias[None, :, None])
-    return y.reshape(x.shape[0], -1, *x.shape[2:])
+    return _images(matmul(_kernels(w, g), _matrices(x, g), _to_rows(bias, g)), x)
 
 
 def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, bias: jax.Array | None) -> jax.Array:
     """x of channels first, and a bias to add."""
-    w = w.reshape(1, *w.shape[:2])
-    x = matmul(w, _matrices(y), None if bias is None else bias[None, :, None], transpose_a=True)
-    return x.reshape(y.shape[0], -1, *y.shape[2:])
+    g = geometry
+    x = matmul(_kernels(w, g), _matrices(y, g), _to_rows(bias, g), transpose_a=True)
+    return _images(x, y)
 
 
 def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **_: Any) -> jax.Array:
     """w."""
-    if geometry.channels_last:
+    g = geometry
+    if g.channels_last:
         w = matmul(_rows(y), _rows(x), transpose_a=True)
     else:
-        of_images = matmul(_matrices(y), _matrices(x), transpose_b=True)
-        shape = of_images.shape
+        of_images = matmul(_matrices(y, g), _matrices(x, g), transpose_b=True)
+        batch, *shape, in_channels = of_images.shape
         # Their sum, as a product: along its first axis, XLA:CPU adds up ten times as slowly.
-        ones = jnp.ones((1, shape[0]), of_images.dtype)
-        w = (ones @ of_images.reshape(shape[0], -1)).reshape(shape[1:])
-    return w.reshape(*w.shape, *geometry.kernel_size)
+        ones = jnp.ones((1, batch), of_images.dtype)
+        w = (ones @ of_images.reshape(batch, -1)).reshape(math.prod(shape), in_channels)
+    return w.reshape(*w.shape, *g.kernel_size)
 
 
 FORMS = {"output": conv, "input": conv_input, "weight": conv_weight}
@@ -76,6 +77,29 @@ def _rows(image: jax.Array) -> jax.Array:
     return image.reshape(-1, image.shape[-1])
 
 
-def _matrices(image: jax.Array) -> jax.Array:
-    """Images by channels by positions, of channels first."""
-    return image.reshape(*image.shape[:2], -1)
+# With channels first: matrices by images and groups, or without groups by images.
+
+
+def _matrices(image: jax.Array, g: Geometry) -> jax.Array:
+    """Channels by positions."""
+    batch, channels = image.shape[:2]
+    return image.reshape(batch, *_by_group(channels, g), math.prod(image.shape[2:]))
+
+
+def _images(matrices: jax.Array, like: jax.Array) -> jax.Array:
+    """What `_matrices` makes matrices of."""
+    batch, _, *spatial = like.shape
+    return matrices.reshape(batch, -1, *spatial)
+
+
+def _kernels(w: jax.Array, g: Geometry) -> jax.Array:
+    """Channels of y by those of x, the same for all images."""
+    return w.reshape(1, *_by_group(w.shape[0], g), w.shape[1])
+
+
+def _to_rows(bias: jax.Array | None, g: Geometry) -> jax.Array | None:
+    return None if bias is None else bias.reshape(1, *_by_group(bias.shape[0], g), 1)
+
+
+def _by_group(channels: int, g: Geometry) -> tuple[int, ...]:
+    return (channels,) if g.groups == 1 else (g.groups, channels // g.groups)

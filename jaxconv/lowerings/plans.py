@@ -49,7 +49,8 @@ Some stand for more than a change of variables: `BLOCKS`, `GROUP_BLOCKS`, `FINIS
 `exchange` and `unfused`."""
 
 BLOCKS = {"blocks": 1, "large_blocks": 8}
-"""Names for a loop over blocks of the batch, and images that those should have."""
+"""Names for a loop over blocks of the batch, and images that those should have; `blocks:2` are of
+two images at most."""
 
 FINISHES = {
     "once": lambda y, reads: computed_once(as_arithmetic(y, min(reads, MOST_READS))),
@@ -81,9 +82,10 @@ def carry_out(
 
     Options are those of `lax.conv_general_dilated`, and `bias` for a plan that takes one."""
     for position, name in enumerate(plan[:-1]):
-        if name in BLOCKS:
+        kind, _, most = name.partition(":")
+        if kind in BLOCKS:
             form = functools.partial(carry_out, plan[position + 1 :], result, g=g, **options)
-            return blocks.by_block(form, result, a, b, BLOCKS[name])
+            return blocks.by_block(form, result, a, b, BLOCKS[kind], int(most or 0))
         if name in GROUP_BLOCKS:
             most = GROUP_BLOCKS[name]
             return _by_blocks_of_groups(plan[position + 1 :], a, b, g, options, most)
@@ -490,7 +492,7 @@ def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = Fa
     bias = options.get("bias")
     dtypes = {a.dtype, b.dtype, jnp.dtype(options.get("preferred_element_type") or a.dtype)}
     if dtypes == {jnp.dtype(jnp.float32)}:
-        if g.groups == 1 and products.fits(g):
+        if products.fits(g) and (g.groups == 1 or not g.channels_last):
             if onednn_products.pays(result, a, bias, g):
                 return onednn_products.FORMS[result](a, b, g, bias=bias)
         elif g.channels_last and onednn.fits_result(result, a, b, g):

@@ -73,6 +73,19 @@ FEWER_PRODUCTS_IN_ALL = 300
 FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
+SMALL_COPIES = 1 << 21
+"""Numbers that all windows meet, counted for each, up to which they may well be written down."""
+
+CHANNELS_AT_ONCE = 16
+"""Channels of a result that a convolution computes in the time of one."""
+
+WRITTEN_LAST, WRITTEN_FIRST = 100, 40
+"""Products that take as long as to write their sum down, for one tap, and to add it to those of the
+others: with channels last, and first."""
+
+MOST_ADDED = 100
+"""Taps whose products may be added up by one operation, which has to be compiled."""
+
 FEW_COPIES = 4
 """Copies of a 3-D image, one for each depth tap, that are fewer than sums of images would be."""
 
@@ -160,7 +173,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if g.groups == 1 and _lies_in_padding(g, c, o):
         return moved + _by_met_taps(result, g)
     if g.groups == 1:
-        few = few_products(result, g, c, o, one_device)
+        few = few_products(result, g, c, o, setting)
         return few or layout + _dense(result, g, c, o, one_device)
     if result == "weight":
         return _grouped_weight(g, c, o, setting, layout)
@@ -253,13 +266,17 @@ def channels_moved(g: Geometry, one_device: bool) -> Plan:
     return ("last_in_memory",) if one_device else ("last",)
 
 
-def few_products(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan | None:
+def few_products(result: str, g: Geometry, c: int, o: int, setting: Setting) -> Plan | None:
     """Without groups: multiply-adds likewise, where an element of the result takes few, and one
     product, where an element of the operand takes part in few."""
     if result == "weight" or g.taps == 1 or is_patchify(g):
         return None
-    form = _few_to_output if result == "output" else _few_to_input
-    return form(g, c, o, one_device, channels_moved(g, one_device))
+    moved = channels_moved(g, setting.one_device)
+    if result == "output":
+        few = _few_to_output(g, c, o, setting.one_device, moved)
+        return few or by_sums(result, g, c, o, setting)
+    few = _few_to_input(g, c, o, setting.one_device, moved)
+    return few or by_sums(result, g, c, o, setting) or _product_to_input(g, c, moved)
 
 
 def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
@@ -275,16 +292,46 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
 
 
 def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
-    if g.num_spatial_dims == 3:
-        return None
-    if c * o * g.taps <= FEW_PRODUCTS_IN_ALL and set(g.stride) == {1}:
-        arithmetic = _multiply_adds(g, o, c, one_device, moved)
-        if arithmetic:
-            return arithmetic
-    if c * g.taps > FEW_PRODUCTS:
+    few = c * o * g.taps <= FEW_PRODUCTS_IN_ALL and set(g.stride) == {1}
+    return _multiply_adds(g, o, c, one_device, moved) if few and g.num_spatial_dims < 3 else None
+
+
+def _product_to_input(g: Geometry, c: int, moved: Plan) -> Plan | None:
+    if c * g.taps > FEW_PRODUCTS or g.num_spatial_dims == 3:
         return None
     phases = () if g.num_spatial_dims == 1 else ("phases",)
     return (*phases, *moved, "taps_to_channels", "direct")
+
+
+def by_sums(result: str, g: Geometry, c: int, o: int, setting: Setting) -> Plan | None:
+    """Where a result has few channels, sums of one product, of the operand with all taps: row by
+    row of them, where those of an image would be many."""
+    if result == "weight" or set(g.stride) != {1}:
+        return None
+    to_output = result == "output"
+    form, summed, channels = (g, c, o) if to_output else (g.exchanged(), o, c)
+    if not _pays_by_sums(form, summed, channels):
+        return None
+    written = g.taps * channels * math.prod(form.input_size)
+    changes, added = ("taps_to_channels",), g.taps
+    if written > SMALL_COPIES:
+        axis = -1 if g.channels_last else 0
+        changes, added = (f"taps_to_channels:{axis}", "sum_over_taps"), added // g.kernel_size[axis]
+    if added > MOST_ADDED:
+        return None
+    exchange = ("exchange",) if to_output else ()
+    many = setting.images * written > SMALL_COPIES and setting.one_device
+    blocks = (f"blocks:{max(1, SMALL_COPIES // written)}",) if many else ()
+    return (*blocks, *exchange, *changes, "direct")
+
+
+def _pays_by_sums(g: Geometry, summed: int, channels: int) -> bool:
+    """Whether it takes less time than a convolution that gives y of so many channels, and as many
+    more as it computes at once."""
+    written = WRITTEN_LAST if g.channels_last else WRITTEN_FIRST
+    positions = math.prod(g.input_size)
+    windows = min(math.prod(g.output_size), positions)  # Others have much padding.
+    return channels * (summed + written) * positions < CHANNELS_AT_ONCE * summed * windows
 
 
 def _multiply_adds(
