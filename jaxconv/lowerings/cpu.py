@@ -137,8 +137,10 @@ def _fastest(
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
     if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan
-    if g.groups == 1 and plan == xla_cpu.by_sums(result, g, in_channels, out_channels, setting):
-        return (*plan[:-1], "onednn")
+    if g.groups == 1 and plan[-1] not in xla_cpu.ARITHMETIC:
+        by_sums = xla_cpu.by_sums(result, g, in_channels, out_channels, setting, by_onednn=True)
+        if by_sums:
+            return (*by_sums[:-1], "onednn")
     if result == "input" and _is_better_one_product(g, in_channels, out_channels, setting.images):
         return (*xla_cpu.channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
     multiplier = out_channels // g.groups

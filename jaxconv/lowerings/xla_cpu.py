@@ -303,32 +303,35 @@ def _product_to_input(g: Geometry, c: int, moved: Plan) -> Plan | None:
     return (*phases, *moved, "taps_to_channels", "direct")
 
 
-def by_sums(result: str, g: Geometry, c: int, o: int, setting: Setting) -> Plan | None:
-    """Where a result has few channels, sums of one product, of the operand with all taps: row by
-    row of them, where those of an image would be many."""
-    if result == "weight" or set(g.stride) != {1}:
+def by_sums(
+    result: str, g: Geometry, c: int, o: int, setting: Setting, by_onednn: bool = False
+) -> Plan | None:
+    """Where a result has few channels, sums of one product, of the operand with all taps.
+
+    oneDNN leaves the operand as it lies. It is slower than XLA at so few channels, so for images of
+    which too much would be written down, it still pays to do so for one row of taps at a time."""
+    if result == "weight" or g.taps == 1 or set(g.stride) != {1}:
         return None
-    to_output = result == "output"
+    moved = () if by_onednn else channels_moved(g, setting.one_device)
+    to_output, channels_last = result == "output", g.channels_last or bool(moved)
     form, summed, channels = (g, c, o) if to_output else (g.exchanged(), o, c)
-    if not _pays_by_sums(form, summed, channels):
+    if not _pays_by_sums(form, summed, channels, WRITTEN_LAST if channels_last else WRITTEN_FIRST):
         return None
     written = g.taps * channels * math.prod(form.input_size)
-    changes, added = ("taps_to_channels",), g.taps
-    if written > SMALL_COPIES:
-        axis = -1 if g.channels_last else 0
-        changes, added = (f"taps_to_channels:{axis}", "sum_over_taps"), added // g.kernel_size[axis]
-    if added > MOST_ADDED:
+    by_rows, axis = written > SMALL_COPIES, -1 if channels_last else 0
+    added = g.taps // (g.kernel_size[axis] if by_rows else 1)
+    if added > MOST_ADDED or (by_rows and not by_onednn):
         return None
-    exchange = ("exchange",) if to_output else ()
     many = setting.images * written > SMALL_COPIES and setting.one_device
     blocks = (f"blocks:{max(1, SMALL_COPIES // written)}",) if many else ()
-    return (*blocks, *exchange, *changes, "direct")
+    exchange = ("exchange",) if to_output else ()
+    taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
+    return (*blocks, *moved, *exchange, *taps, "direct")
 
 
-def _pays_by_sums(g: Geometry, summed: int, channels: int) -> bool:
+def _pays_by_sums(g: Geometry, summed: int, channels: int, written: int) -> bool:
     """Whether it takes less time than a convolution that gives y of so many channels, and as many
-    more as it computes at once."""
-    written = WRITTEN_LAST if g.channels_last else WRITTEN_FIRST
+    more as it computes at once. Its own sums take `written` products to write down."""
     positions = math.prod(g.input_size)
     windows = min(math.prod(g.output_size), positions)  # Others have much padding.
     return channels * (summed + written) * positions < CHANNELS_AT_ONCE * summed * windows
