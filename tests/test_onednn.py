@@ -619,7 +619,8 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
         ("weight", (3, 16), (4, 6), (4, 6), "convolution"),  # Of 72.
     ],
 )
-def test_few_channels(result, channels, kernel_size, stride, call, channels_last):
+def test_few_channels(result, channels, kernel_size, stride, call, channels_last, monkeypatch):
+    monkeypatch.setattr(xla_cpu, "cores", lambda: 2)
     output_size = (6, 9)
     input_size = tuple(
         (o - 1) * s + k - low
@@ -649,29 +650,32 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
 @available
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
-    ("size", "taps", "images", "block", "by_rows"),
+    ("size", "taps", "images", "cores", "block", "by_rows"),
     [
-        ((60, 70), (3, 3), 18, (), False),  # 113400 sums to an image, of up to 2^21.
-        ((60, 70), (3, 3), 19, ("blocks:18",), False),
-        ((190, 130), (9, 9), 3, ("blocks:1",), True),
-        ((500,), (101,), 2, None, False),
+        ((60, 70), (3, 3), 27, 2, (), False),  # 75600 sums to an image, of up to 2^21.
+        ((60, 70), (3, 3), 28, 2, ("blocks:27",), False),
+        ((190, 130), (9, 9), 3, 2, ("blocks:1",), True),
+        ((500,), (101,), 2, 2, None, False),  # More than one operation adds up.
+        ((60, 70), (3, 3), 27, 4, (), False),
+        ((60, 70), (3, 3), 28, 4, None, False),  # A loop would leave cores idle.
     ],
 )
 def test_sums_of_one_product_are_of_some_images_or_rows(
-    size, taps, images, block, by_rows, channels_last
+    size, taps, images, cores, block, by_rows, channels_last, monkeypatch
 ):
+    monkeypatch.setattr(xla_cpu, "cores", lambda: cores)
     n = len(size)
     padding = tuple(k // 2 for k in taps)
     g = Geometry(size, taps, size, (1,) * n, padding, (1,) * n, 1, channels_last)
     setting = Setting(jnp.float32, images=images)
-    plan = cpu.choose("output", g, 64, 3, setting)
-    if block is None:  # More than are added up by one operation.
+    plan = cpu.choose("output", g, 64, 2, setting)
+    if block is None:
         assert "exchange" not in plan
         return
     axis = -1 if channels_last else 0
     taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
-    assert plan == (*block, "exchange", *taps, "onednn")
-    assert cpu.choose("input", g, 3, 64, setting) == (*block, *taps, "onednn")
+    assert plan == (*block, "once", "exchange", *taps, "onednn")
+    assert cpu.choose("input", g, 2, 64, setting) == (*block, "once", *taps, "onednn")
 
 
 @available

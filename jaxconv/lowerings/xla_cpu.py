@@ -19,7 +19,7 @@ from jaxconv.lowerings.plans import (
     divides,
     is_patchify,
 )
-from jaxconv.lowerings.setting import Setting
+from jaxconv.lowerings.setting import Setting, cores
 
 FEW_CHANNELS = 16
 """Channels, or products of a group's channel counts, up to which a matrix product is too small."""
@@ -82,6 +82,10 @@ CHANNELS_AT_ONCE = 16
 WRITTEN_LAST, WRITTEN_FIRST = 100, 40
 """Products that take as long as to write their sum down, for one tap, and to add it to those of the
 others: with channels last, and first."""
+
+MANY_CORES, TIMES_WRITTEN = 4, 3
+"""From so many on, they compute so many products more in that time; and a loop over images leaves
+most of them idle."""
 
 MOST_ADDED = 100
 """Taps whose products may be added up by one operation, which has to be compiled."""
@@ -318,20 +322,26 @@ def by_sums(
     if not _pays_by_sums(form, summed, channels, WRITTEN_LAST if channels_last else WRITTEN_FIRST):
         return None
     written = g.taps * channels * math.prod(form.input_size)
-    by_rows, axis = written > SMALL_COPIES, -1 if channels_last else 0
+    by_rows, by_blocks = written > SMALL_COPIES, setting.images * written > SMALL_COPIES
+    axis = -1 if channels_last else 0
     added = g.taps // (g.kernel_size[axis] if by_rows else 1)
     if added > MOST_ADDED or (by_rows and not by_onednn):
         return None
-    many = setting.images * written > SMALL_COPIES and setting.one_device
-    blocks = (f"blocks:{max(1, SMALL_COPIES // written)}",) if many else ()
+    if cores() >= MANY_CORES and (by_blocks or not by_onednn):
+        return None
+    most = max(1, SMALL_COPIES // written)
+    blocks = (f"blocks:{most}",) if by_blocks and setting.one_device else ()
+    once = ("once",) if setting.one_device else ()
     exchange = ("exchange",) if to_output else ()
     taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
-    return (*blocks, *moved, *exchange, *taps, "direct")
+    return (*blocks, *once, *moved, *exchange, *taps, "direct")
 
 
 def _pays_by_sums(g: Geometry, summed: int, channels: int, written: int) -> bool:
     """Whether it takes less time than a convolution that gives y of so many channels, and as many
     more as it computes at once. Its own sums take `written` products to write down."""
+    if cores() >= MANY_CORES:
+        written *= TIMES_WRITTEN
     positions = math.prod(g.input_size)
     windows = min(math.prod(g.output_size), positions)  # Others have much padding.
     return channels * (summed + written) * positions < CHANNELS_AT_ONCE * summed * windows
