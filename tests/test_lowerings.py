@@ -223,6 +223,19 @@ def test_blocks_are_larger_for_more_cores(cores, monkeypatch):
     assert blocks._images_per_block(images, 12) == {1: 8, 2: 8, 16: 12}[cores]
 
 
+def test_a_loop_over_single_images_copies_no_batch():
+    """Of one image to a block, XLA:CPU may choose another layout, and copy all of them."""
+    g = Geometry((9, 11), (3, 3), (9, 11), (1, 1), (1, 1), (1, 1), channels_last=True)
+    x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((50, 9, 11, 64), (2, 64, 3, 3)))
+    plan = ("blocks:1", "exchange", "taps_to_channels", "direct")
+    form = functools.partial(plans.carry_out, plan, "output", g=g)
+    lowered = jax.jit(form).trace(x, w).lower(lowering_platforms=("cpu",))
+    # As users compile it, where other tests do not (see conftest.py).
+    options = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}
+    program = lowered.compile(options)
+    assert program.memory_analysis().temp_size_in_bytes < x.size * x.dtype.itemsize / 2
+
+
 @pytest.mark.parametrize("result", plans.OPERANDS)
 @pytest.mark.parametrize("size", [(7,), (4, 5), (3, 8, 3)], ids=str)
 def test_a_single_image_as_two(size, result, monkeypatch):

@@ -74,7 +74,8 @@ FEW_ELEMENTS = 1 << 22
 """Copies of an image, one for each tap, of up to this many elements stay in the cache."""
 
 SMALL_COPIES = 1 << 21
-"""Numbers that all windows meet, counted for each, up to which they may well be written down."""
+"""Numbers that all windows meet, or sums for a tap, counted for each, up to which they may well be
+written down."""
 
 CHANNELS_AT_ONCE = 16
 """Channels of a result that a convolution computes in the time of one."""
@@ -84,8 +85,8 @@ WRITTEN_LAST, WRITTEN_FIRST = 100, 40
 others: with channels last, and first."""
 
 MANY_CORES, TIMES_WRITTEN = 4, 3
-"""From so many on, they compute so many products more in that time; and a loop over images leaves
-most of them idle."""
+"""From so many on, they compute so many times the products while a sum is written down; and a loop
+over images leaves most of them idle."""
 
 MOST_ADDED = 100
 """Taps whose products may be added up by one operation, which has to be compiled."""
@@ -312,8 +313,9 @@ def by_sums(
 ) -> Plan | None:
     """Where a result has few channels, sums of one product, of the operand with all taps.
 
-    oneDNN leaves the operand as it lies. It is slower than XLA at so few channels, so for images of
-    which too much would be written down, it still pays to do so for one row of taps at a time."""
+    For oneDNN, the operand is left as it lies. Its convolutions of so few channels are slower than
+    XLA's, so that rows of taps one by one still pay for images of which too much would be written
+    down at once."""
     if result == "weight" or g.taps == 1 or set(g.stride) != {1}:
         return None
     moved = () if by_onednn else channels_moved(g, setting.one_device)
