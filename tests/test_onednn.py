@@ -16,7 +16,7 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry, window_output_size
-from jaxconv.lowerings import add_bias, changes, cpu, onednn, onednn_calls, plans, xla_cpu
+from jaxconv.lowerings import add_bias, changes, cpu, few_channels, onednn, onednn_calls, plans
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -226,6 +226,7 @@ def test_layers_inside_loops_and_branches_call_it():
     expected = x
     for _ in range(3):
         expected, _ = body(expected, None)
+    # Not to the last bit: alone and in the loop, XLA compiles the body differently.
     chex.assert_trees_all_close(loop(x), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -420,7 +421,7 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
     channels, size, transposed, monkeypatch
 ):
     """Equal parts, in a loop, but for the first."""
-    monkeypatch.setattr(xla_cpu, "SMALL_COPIES", 0)
+    monkeypatch.setattr(few_channels, "SMALL_COPIES", 0)
     n = len(size)
     shape = (channels, 17) if transposed else (17, channels)
     x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
@@ -564,7 +565,7 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
     monkeypatch,
 ):  # fmt: skip
     monkeypatch.setattr(cpu, "cores", lambda: cores)
-    monkeypatch.setattr(xla_cpu, "SMALL_COPIES", small_copies or xla_cpu.SMALL_COPIES)
+    monkeypatch.setattr(few_channels, "SMALL_COPIES", small_copies or few_channels.SMALL_COPIES)
     _assert_calls_for_an_input_gradient(
         calls, size, kernel_size, stride, groups, channels, channels_last
     )
@@ -620,7 +621,7 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
     ],
 )
 def test_few_channels(result, channels, kernel_size, stride, call, channels_last, monkeypatch):
-    monkeypatch.setattr(xla_cpu, "cores", lambda: 2)
+    monkeypatch.setattr(few_channels, "cores", lambda: 2)
     output_size = (6, 9)
     input_size = tuple(
         (o - 1) * s + k - low
@@ -663,7 +664,7 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
 def test_sums_of_one_product_are_of_some_images_or_rows(
     size, taps, images, cores, block, by_rows, channels_last, monkeypatch
 ):
-    monkeypatch.setattr(xla_cpu, "cores", lambda: cores)
+    monkeypatch.setattr(few_channels, "cores", lambda: cores)
     n = len(size)
     padding = tuple(k // 2 for k in taps)
     g = Geometry(size, taps, size, (1,) * n, padding, (1,) * n, 1, channels_last)

@@ -10,13 +10,14 @@ import dataclasses
 import math
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import changes, onednn, onednn_products, xla_cpu
+from jaxconv.lowerings import changes, few_channels, onednn, onednn_products, xla_cpu
 from jaxconv.lowerings.blocks import FRESH_BYTES
 from jaxconv.lowerings.plans import (
     MOST_PHASES,
     STACKED_PLANES,
     WHOLE_STRIDES,
     Plan,
+    channels_moved,
     divided_axes,
     divides,
     is_patchify,
@@ -109,7 +110,7 @@ def _by_whole_strides(
     result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
 ) -> Plan:
     """Instead of many phases. Dilated ones are left to XLA as they are."""
-    moved = xla_cpu.channels_moved(g, setting.one_device)
+    moved = channels_moved(g, setting.one_device)
     if not takes_whole_strides(g):
         return (*moved, "direct")
     if result == "weight":
@@ -138,11 +139,13 @@ def _fastest(
     if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
         return plan
     if g.groups == 1 and plan[-1] not in xla_cpu.ARITHMETIC:
-        by_sums = xla_cpu.by_sums(result, g, in_channels, out_channels, setting, by_onednn=True)
+        by_sums = few_channels.by_sums(
+            result, g, in_channels, out_channels, setting, by_onednn=True
+        )
         if by_sums:
             return (*by_sums[:-1], "onednn")
     if result == "input" and _is_better_one_product(g, in_channels, out_channels, setting.images):
-        return (*xla_cpu.channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
+        return (*channels_moved(g, setting.one_device), *xla_cpu.KERNEL_IN_PLACE)
     multiplier = out_channels // g.groups
     if 1 < g.groups == in_channels < out_channels and _pays_repeated(
         result, g, multiplier, setting.images
@@ -172,7 +175,7 @@ def _by_onednn(
         return None
     if math.prod(g.output_size) == 1 and (g.groups == 1 or by_tables):
         return None
-    moved = xla_cpu.channels_moved(g, setting.one_device)
+    moved = channels_moved(g, setting.one_device)
     most = _most_summed(g, in_channels, out_channels, setting.images)
     if result == "input" and set(g.stride) != {1}:
         c, o = in_channels // g.groups, out_channels // g.groups
@@ -201,8 +204,8 @@ def _is_better_one_product(g: Geometry, c: int, o: int, images: int) -> bool:
     if set(g.stride) != {1} or g.groups > 1 or g.taps > xla_cpu.FEW_TAPS:
         return False
     windows = math.prod(g.output_size)
-    in_parts = o > _most_summed(g, c, o, images) and c * g.taps > xla_cpu.FEW_PRODUCTS
-    small = images * windows * c * g.taps <= xla_cpu.SMALL_COPIES
+    in_parts = o > _most_summed(g, c, o, images) and c * g.taps > few_channels.FEW_PRODUCTS
+    small = images * windows * c * g.taps <= few_channels.SMALL_COPIES
     return g.taps > 1 and in_parts and small and windows >= MANY_WINDOWS
 
 
@@ -242,13 +245,13 @@ def _is_product_as_it_lies(result: str, g: Geometry, in_channels: int, out_chann
 def _pays_copied(result: str, g: Geometry, c: int, o: int) -> bool:
     """Whether what all windows meet of few channels takes less time to copy than channels to
     move, or multiply-adds."""
-    if c * g.taps > xla_cpu.FEW_PRODUCTS:
+    if c * g.taps > few_channels.FEW_PRODUCTS:
         return False
     if result == "output":
-        return o >= 2 * c * g.taps and c * o * g.taps > xla_cpu.FEW_PRODUCTS_IN_ALL
+        return o >= 2 * c * g.taps and c * o * g.taps > few_channels.FEW_PRODUCTS_IN_ALL
     if result == "weight":
         return o >= c * g.taps
-    return not xla_cpu.takes_few_along_rows(g, o)
+    return not few_channels.takes_few_along_rows(g, o)
 
 
 def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int) -> bool:
@@ -258,7 +261,7 @@ def _pays_repeated(result: str, g: Geometry, multiplier: int, images: int) -> bo
     if result == "output":
         copied = images * multiplier * g.groups * math.prod(g.input_size)
         return multiplier + (max(g.stride) > 1) < MULTIPLIER and 4 * copied <= FRESH_BYTES
-    return result == "weight" or multiplier * g.taps > xla_cpu.FEW_PRODUCTS
+    return result == "weight" or multiplier * g.taps > few_channels.FEW_PRODUCTS
 
 
 def _weight(
@@ -283,7 +286,7 @@ def _weight(
         return (*plan[:-1], "onednn") if g.groups <= xla_cpu.FEW_GROUPS else None
     if g.groups == 1 and is_patchify(g) and c * g.taps <= NARROW_PATCH:
         return (*layout, "stride_to_channels", "onednn")
-    if g.groups == 1 and c * g.taps <= xla_cpu.FEW_PRODUCTS and o % LANES:
+    if g.groups == 1 and c * g.taps <= few_channels.FEW_PRODUCTS and o % LANES:
         return ("blocks", *layout, "taps_to_channels", "onednn")
     exchange = ("exchange",) if _fills_lanes_better(c, o) else ()
     apart = g.dilation[-1] > 1 and (g.num_spatial_dims == 3 or min(c, o) < LANES)
@@ -334,7 +337,7 @@ def _to_onednn(
     is as fast. It may sum `most` channels at once."""
     c, o = in_channels // g.groups, out_channels // g.groups
     few = g.groups > 1 and c * o <= xla_cpu.FEW_CHANNELS
-    by_xla = xla_cpu.few_products(result, g, c, o, setting) if g.groups == 1 else None
+    by_xla = few_channels.few_products(result, g, c, o, setting) if g.groups == 1 else None
     if by_xla and not _is_fast_at_few_products(result, g, c, o):
         return None
     if result == "input":
@@ -371,7 +374,7 @@ def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images
     if plan[-2:] == ("taps_to_channels", "direct"):
         return o <= most
     copies = images * g.kernel_size[0] * o * math.prod(g.output_size)
-    return copies > xla_cpu.SMALL_COPIES and _rounds_well_at_once(g, o)
+    return copies > few_channels.SMALL_COPIES and _rounds_well_at_once(g, o)
 
 
 def _takes_many_products(g: Geometry, c: int, o: int) -> bool:
@@ -416,7 +419,7 @@ def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
 
 def _pays_grouped(g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is fast at that for groups."""
-    if c == 1 or (c * o <= xla_cpu.FEW_CHANNELS and xla_cpu.lies_along_rows(g)):
+    if c == 1 or (c * o <= xla_cpu.FEW_CHANNELS and few_channels.lies_along_rows(g)):
         return False
     phases = c * math.prod(g.stride)
     return phases <= MANY_PHASES and phases < PHASES_TO_A_CHANNEL * o
@@ -451,12 +454,12 @@ def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int) -> bool:
         most = MULTIPLY_ADDS_LAST if g.channels_last else MULTIPLY_ADDS_FIRST
     if c * o * g.taps <= most:
         return False
-    return not xla_cpu.takes_few_along_rows(g, summed)
+    return not few_channels.takes_few_along_rows(g, summed)
 
 
 def _is_fast_at_few(g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is faster than XLA's multiply-adds at few channels to a group."""
-    along_rows = xla_cpu.lies_along_rows(g)
+    along_rows = few_channels.lies_along_rows(g)
     if g.taps == 1:
         return False
     if c * o == 1:

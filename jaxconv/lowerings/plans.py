@@ -237,6 +237,13 @@ def _change(name: str, result: str, a: jax.Array, b: jax.Array, g: Geometry) -> 
     return None
 
 
+def channels_moved(g: Geometry, one_device: bool) -> Plan:
+    """Channels last, in memory too, unless XLA is to divide the image between devices."""
+    if g.channels_last:
+        return ()
+    return ("last_in_memory",) if one_device else ("last",)
+
+
 def divides(g: Geometry, first: int = 0) -> bool:
     """Whether stride can go into the channels along every axis that has one, from `first` on."""
     divided = divided_axes(g)
