@@ -17,6 +17,7 @@ from jaxconv.geometry import Geometry
 from jaxconv.lowerings import blocks, copies, cpu, gpu, onednn, plans, window_sums
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
+from tests.cases import all_cases
 
 GEOMETRIES = {
     "dense": Geometry((7, 9), (3, 2), (7, 9), (1, 1), (1, 1), (1, 1), channels_last=True),
@@ -70,7 +71,9 @@ GEOMETRIES |= {
 }
 
 PLANS = [
-    ("last", "phases", "direct"),
+    ("canonical",),
+    ("exchange", "canonical"),
+    ("last", "phases", "canonical"),
     ("stride_to_channels", "direct"),
     ("stride_to_channels", "taps_to_channels:0", "axis_to_batch", "direct"),
     ("whole_strides", "stride_to_channels", "direct"),
@@ -81,7 +84,7 @@ PLANS = [
     ("blocks:1", "exchange", "taps_to_channels:-1", "sum_over_taps", "direct"),
     ("sum_over_taps", "direct"),
     ("phases", "sum_over_taps:0", "axis_to_batch", "direct"),
-    ("dilation_to_batch", "direct"),
+    ("dilation_to_batch", "canonical"),
     ("batch_to_last_axis", "direct"),
     ("first_in_memory", "phases", "fit", "taps"),
     ("first", "phases", "fit", "rows_together"),
@@ -90,14 +93,14 @@ PLANS = [
     ("last", "groups", "sum_over_met_taps", "matrix_product"),
     ("sum_over_met_taps:0", "axis_to_batch", "direct"),
     ("sum_over_met_taps:0", "taps_to_channels", "direct"),
-    ("fill_operand", "direct"),
+    ("fill_operand", "canonical"),
     ("extend_output", "direct"),
     ("last_in_memory", "direct"),
     ("y_last_in_memory", "fit", "direct"),
     ("phases", "exchange", "convolution"),
     ("last", "groups", "exchange", "fit", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("fill_channels", "batch_to_last_axis", "direct"),
-    ("groups", "direct"),
+    ("groups", "canonical"),
     ("phases", "fit", "taps_in_steps"),
     ("phases", "taps"),
     ("gathers",),
@@ -109,7 +112,7 @@ PLANS = [
     ("last", "groups", "phases", "taps_to_channels:-1", "sum_over_taps", "matrix_product"),
     ("windows_to_channels", "direct"),
     ("first", "windows_to_channels", "direct"),
-    ("blocks", "sum_over_taps", "direct"),
+    ("blocks", "sum_over_taps", "canonical"),
     ("large_blocks", "groups", "both_copied", "direct"),
     ("repeat_channels", "direct"),
     ("blocks", "last", "groups", "sum_over_taps", "matrix_product"),
@@ -234,6 +237,24 @@ def test_a_loop_over_single_images_copies_no_batch():
     options = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}
     program = lowered.compile(options)
     assert program.memory_analysis().temp_size_in_bytes < x.size * x.dtype.itemsize / 2
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@all_cases
+def test_xla_cpu_has_fast_code_for_all_convolutions_within_a_loop(case, channels_last):
+    """There, it leaves them as they are written. In float64, so that oneDNN takes none."""
+    operands = case.arrays()
+    layer = functools.partial(oracle.run_jaxconv, case, channels_last=channels_last)
+
+    def gradients(*operands):
+        y, pull = jax.vjp(layer, *operands)
+        return pull(y)
+
+    program = jax.jit(gradients).trace(*operands).lower(lowering_platforms=("cpu",)).as_text()
+    forms = re.findall(r"dim_numbers = (.*), window.* feature_group_count = 1 ", program)
+    # An empty batch is left to lax.
+    fast = r"\[b, ([\d, ]+)f\]x\[\1i, o\]->\[b, \1f\]" if operands[0].size else ".*"
+    assert all(re.fullmatch(fast, form) for form in forms)
 
 
 @pytest.mark.parametrize("result", plans.OPERANDS)

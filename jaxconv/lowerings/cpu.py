@@ -112,15 +112,15 @@ def _by_whole_strides(
     """Instead of many phases. Dilated ones are left to XLA as they are."""
     moved = channels_moved(g, setting.one_device)
     if not takes_whole_strides(g):
-        return (*moved, "direct")
+        return (*moved, "canonical")
     if result == "weight":
-        return (*moved, *WHOLE_STRIDES, "taps_to_channels", "direct")
+        return (*moved, *WHOLE_STRIDES, "taps_to_channels", "canonical")
     if onednn.serves(setting) and _rounds_well_at_once(g, out_channels // g.groups):
         most = _most_summed(g, in_channels, out_channels, setting.images)
         computation = "onednn" if math.isinf(most) else "onednn_in_parts"
         return (*moved, *WHOLE_STRIDES, computation)
     planes = STACKED_PLANES if g.num_spatial_dims == 3 else ()
-    return (*moved, *WHOLE_STRIDES, *planes, "direct")
+    return (*moved, *WHOLE_STRIDES, *planes, "canonical")
 
 
 def _padded_by_all_cores(plan: Plan, result: str) -> Plan:
@@ -371,7 +371,7 @@ def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images
         return o <= most and (c * o > xla_cpu.FEW_CHANNELS or _takes_many_products(g, c, o))
     if g.num_spatial_dims < 3:
         return False
-    if plan[-2:] == ("taps_to_channels", "direct"):
+    if plan[-2:] == ("taps_to_channels", "canonical"):
         return o <= most
     copies = images * g.kernel_size[0] * o * math.prod(g.output_size)
     return copies > few_channels.SMALL_COPIES and _rounds_well_at_once(g, o)

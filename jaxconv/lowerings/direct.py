@@ -1,8 +1,10 @@
 """Each contraction as one `lax.conv_general_dilated`: the reference that every other form equals.
 
-Arguments are those of `jaxconv.contractions`; words for windows are XLA's.
+Arguments are those of `jaxconv.contractions`; words for windows are XLA's. `convolution` may stand
+in for `lax.conv_general_dilated`, if it is called alike.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +13,17 @@ from jax import lax
 from jaxconv.crop import crop
 from jaxconv.geometry import Geometry
 
+Convolution = Callable[..., jax.Array]
 
-def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+
+def conv(
+    x: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    *,
+    convolution: Convolution = lax.conv_general_dilated,
+    **options: Any,
+) -> jax.Array:
     """y, from x and w."""
     g = geometry
     padding = []
@@ -28,7 +39,7 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
             x, low = _crop_end(x, axis, low, -high)
         padding.append((low, max(high, 0)))
     spatial_weight_axes = tuple(range(2, w.ndim))
-    return lax.conv_general_dilated(
+    return convolution(
         x,
         w,
         window_strides=g.stride,
@@ -44,7 +55,14 @@ def conv(x: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.
     )
 
 
-def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+def conv_input(
+    y: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    *,
+    convolution: Convolution = lax.conv_general_dilated,
+    **options: Any,
+) -> jax.Array:
     """x, from y and w.
 
     In the form, `x[j]` collects `y[q] * w[t]` from `q*stride + t*dilation - padding_low = j`. With
@@ -61,7 +79,7 @@ def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -
         crops.append(max(-low, 0))
     w, spec = _swap_channels(w, g.groups)
     spatial_weight_axes = tuple(range(2, w.ndim))
-    x = lax.conv_general_dilated(
+    x = convolution(
         y,
         lax.rev(w, spatial_weight_axes),
         window_strides=(1,) * g.num_spatial_dims,
@@ -80,7 +98,14 @@ def conv_input(y: jax.Array, w: jax.Array, geometry: Geometry, **options: Any) -
     return x
 
 
-def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) -> jax.Array:
+def conv_weight(
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    *,
+    convolution: Convolution = lax.conv_general_dilated,
+    **options: Any,
+) -> jax.Array:
     """w, from x and y.
 
     In the form, `w[t]` collects `y[q] * x[t*dilation + q*stride - padding_low]`: a convolution over
@@ -97,7 +122,7 @@ def conv_weight(x: jax.Array, y: jax.Array, geometry: Geometry, **options: Any) 
             x, low = _crop_end(x, axis, low, -high)
         padding.append((low, max(high, 0)))
     batch, channel, *spatial = _image_spec(g)
-    w = lax.conv_general_dilated(
+    w = convolution(
         x,
         y,
         window_strides=g.dilation,

@@ -60,7 +60,7 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
     several = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
     product_pays = several and g.num_spatial_dims < 3 and not takes_few_along_rows(g, c)
     if product_pays and one_device:
-        by_product = ("blocks", *moved, "fit", "taps_to_channels", "direct")
+        by_product = ("blocks", *moved, "fit", "taps_to_channels", "canonical")
         return _along_moved_rows(g, c, o, one_device) or by_product
     return _multiply_adds(g, c, o, one_device, moved)
 
@@ -74,7 +74,7 @@ def _product_to_input(g: Geometry, c: int, moved: Plan) -> Plan | None:
     if c * g.taps > FEW_PRODUCTS or g.num_spatial_dims == 3:
         return None
     phases = () if g.num_spatial_dims == 1 else ("phases",)
-    return (*phases, *moved, "taps_to_channels", "direct")
+    return (*phases, *moved, "taps_to_channels", "canonical")
 
 
 def by_sums(
@@ -105,7 +105,7 @@ def by_sums(
     once = ("once",) if setting.one_device else ()
     exchange = ("exchange",) if to_output else ()
     taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
-    return (*blocks, *once, *moved, *exchange, *taps, "direct")
+    return (*blocks, *once, *moved, *exchange, *taps, "canonical")
 
 
 def _pays_by_sums(g: Geometry, summed: int, channels: int, written: int) -> bool:

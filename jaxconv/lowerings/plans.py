@@ -13,6 +13,7 @@ from jax import lax
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import (
     blocks,
+    canonical,
     changes,
     channel_changes,
     direct,
@@ -448,10 +449,15 @@ _PRODUCTS = {
 }
 
 
-def _compute_convolution(result: str, a, b, g: Geometry, options) -> jax.Array:
+def _compute_convolution(
+    result: str, a, b, g: Geometry, options, is_canonical: bool = False
+) -> jax.Array:
     if result == "input" and _may_abort_xla(g):
         apart = WHOLE_STRIDES if takes_whole_strides(g) else ("phases",)
-        return carry_out((*apart, "convolution"), result, a, b, g, **options)
+        name = "canonical" if is_canonical else "convolution"
+        return carry_out((*apart, name), result, a, b, g, **options)
+    if is_canonical and g.groups == 1:  # XLA:CPU has no fast code for others.
+        options = {**options, "convolution": canonical.convolution}
     return DIRECT[result](a, b, g, **options)
 
 
@@ -462,10 +468,15 @@ def _may_abort_xla(g: Geometry) -> bool:
     return is_static and 0 < math.prod(g.output_size) <= g.taps and set(g.stride) != {1}
 
 
-def _compute_direct(result: str, a, b, g: Geometry, options) -> jax.Array:
+def _compute_direct(
+    result: str, a, b, g: Geometry, options, is_canonical: bool = False
+) -> jax.Array:
     if products.fits(g):
         return _PRODUCTS[result](a, b, g, **options)
-    return _compute_convolution(result, a, b, g, options)
+    return _compute_convolution(result, a, b, g, options, is_canonical)
+
+
+_compute_canonical = functools.partial(_compute_direct, is_canonical=True)
 
 
 def _compute_matrix_product(result: str, a, b, g: Geometry, options) -> jax.Array:
@@ -504,7 +515,7 @@ def _compute_onednn(result: str, a, b, g: Geometry, options, in_parts: bool = Fa
                 return onednn_products.FORMS[result](a, b, g, bias=bias)
         elif g.channels_last and onednn.fits_result(result, a, b, g):
             return onednn.FORMS[result](a, b, g, bias=bias, in_parts=in_parts)
-    y = _compute_direct(result, a, b, g, _of_lax(options))
+    y = _compute_canonical(result, a, b, g, _of_lax(options))
     return add_bias(y, bias, geometry=g)
 
 
@@ -517,6 +528,7 @@ def _fitted(x: jax.Array, g: Geometry) -> tuple[jax.Array, Geometry]:
 _COMPUTATIONS = {
     "convolution": _compute_convolution,
     "direct": _compute_direct,
+    "canonical": _compute_canonical,
     "matrix_product": _compute_matrix_product,
     "taps": _compute_taps,
     "taps_in_steps": functools.partial(_compute_taps, in_steps=True),

@@ -68,16 +68,16 @@ FEW_COPIES = 4
 ARITHMETIC = ("taps", "taps_in_steps", "gathers")
 """Computations that XLA fuses into whatever reads their results."""
 
-KERNEL_IN_PLACE = ("windows_to_channels", "direct")
+KERNEL_IN_PLACE = ("windows_to_channels", "canonical")
 """One product, of all that windows meet with the kernel as it lies in memory."""
 
 SUMMED_PLANES = ("phases:0", "sum_over_taps:0", "axis_to_batch")
 """As `STACKED_PLANES`, with a sum over depth taps."""
 
-ROWS_OF_TAPS = ("taps_to_channels:0", "axis_to_batch", "direct")
+ROWS_OF_TAPS = ("taps_to_channels:0", "axis_to_batch", "canonical")
 """Two axes as one, with taps of rows as channels."""
 
-SUM_OF_ROWS = ("sum_over_taps:0", "axis_to_batch", "direct")
+SUM_OF_ROWS = ("sum_over_taps:0", "axis_to_batch", "canonical")
 """Two axes as one, with a sum over rows of taps."""
 
 PRODUCTS_OF_ROWS = 16
@@ -158,8 +158,8 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
     if g.groups <= 2 * FEW_GROUPS:
         return (*layout, "groups", *_dense(result, g, c, o, one_device))
     if g.taps <= FEW_TAPS:
-        return (*layout, "phases", "sum_over_taps", "direct")
-    return (*layout, "phases", *STACKED_PLANES, "direct")
+        return (*layout, "phases", "sum_over_taps", "canonical")
+    return (*layout, "phases", *STACKED_PLANES, "canonical")
 
 
 def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int) -> bool:
@@ -186,10 +186,10 @@ def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan)
     rows_of_taps = g.taps // g.kernel_size[-1]
     if (some_narrow or g.groups > FEW_GROUPS) and rows_of_taps <= FEW_TAPS:
         # As products of all groups at once.
-        return (*blocks, *layout, "phases", "taps_to_channels:-1", "sum_over_taps", "direct")
+        return (*blocks, *layout, "phases", "taps_to_channels:-1", "sum_over_taps", "canonical")
     if g.groups <= FEW_GROUPS:
         return (*layout, "groups", *_dense("weight", g, c, o, one_device))
-    return (*layout, "phases", *STACKED_PLANES, "direct")
+    return (*layout, "phases", *STACKED_PLANES, "canonical")
 
 
 def _most_by_window_sums(g: Geometry, images: int) -> int:
@@ -216,9 +216,9 @@ def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, m
     # A single window, and patches side by side, are products: what else there is would be padding,
     # or a phase to each tap.
     if result == "output" and math.prod(g.output_size) == 1 and g.taps > FEW_GATHERS:
-        return (*moved, *(("taps_to_channels",) if c * o > 1 else ()), "direct")
+        return (*moved, *(("taps_to_channels",) if c * o > 1 else ()), "canonical")
     if result == "input" and is_patchify(g) and g.taps > FEW_GATHERS:
-        return (*moved, "stride_to_channels", "direct")
+        return (*moved, "stride_to_channels", "canonical")
     phases = ("phases",) if result == "input" else ()
     by_rows = fits_rows(g) and g.taps * (c if result == "output" else o) <= FEW_TAPS
     strided = set(g.stride) != {1}
@@ -251,7 +251,7 @@ def _elements(g: Geometry, c: int, o: int) -> int:
 
 def _dense(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if math.prod(g.output_size) == 1 or (g.taps == 1 and set(g.stride) != {1}):
-        return ("taps_to_channels", "direct")  # One window, or single elements: a product.
+        return ("taps_to_channels", "canonical")  # One window, or single elements: a product.
     if result == "weight":
         form = _narrow_weight if 2 * o <= c and g.taps > 1 else _wide_weight
         return form(g, c, o, one_device)
@@ -269,14 +269,14 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
     """A convolution by XLA giving y, or x if of stride 1, with all its cores at work."""
     padded = ("extend_output",) if _copies_windows(result, g, c) and one_device else ()
     if g.groups > SOME_GROUPS:
-        return (*padded, "direct")
+        return (*padded, "canonical")
     if result == "output":
         operand_channels, channels, columns = c, o, g.output_size[-1]
     else:
         operand_channels, channels, columns = o, c, g.input_size[-1]
     filled = ("fill_channels",) if 0 < -channels % CHANNEL_TILE < VECTOR else ()
     if not SPLITS_COLUMNS_ONLY:
-        return (*filled, "direct")
+        return (*filled, "canonical")
     if operand_channels % 2 and channels in SLOW_IF_ODD:
         filled = ("fill_operand",)
     few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
@@ -289,7 +289,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
         if rows:
             return (*filled, *rows) if result == "output" else rows
     wide = ("batch_to_last_axis",) if few and many and one_device else ()
-    return (*filled, *(wide or padded), "direct")
+    return (*filled, *(wide or padded), "canonical")
 
 
 def _by_rows(result: str, g: Geometry, c: int, o: int, few: bool, many: bool) -> Plan | None:
@@ -332,8 +332,8 @@ def _by_met_taps(result: str, g: Geometry) -> Plan:
     if result == "weight":
         return ("sum_over_met_taps", "matrix_product")
     if _padding_over_image(g) < NOTHING_BUT_PADDING:
-        return ("sum_over_met_taps:0", "axis_to_batch", "direct")
-    return ("sum_over_met_taps", "direct")
+        return ("sum_over_met_taps:0", "axis_to_batch", "canonical")
+    return ("sum_over_met_taps", "canonical")
 
 
 def _covers_image(result: str, g: Geometry) -> bool:
@@ -354,17 +354,17 @@ def _saves_products(g: Geometry, c: int, o: int) -> bool:
 def _by_products(g: Geometry, c: int, o: int) -> Plan:
     """A matrix product for each tap, of the windows that meet something there, or one of copies."""
     if min(c, o) >= MANY_CHANNELS and g.taps <= FEW_TAPS:
-        return ("sum_over_met_taps", "direct")
+        return ("sum_over_met_taps", "canonical")
     if g.num_spatial_dims == 1 or g.taps * c * math.prod(g.output_size) <= FEW_ELEMENTS:
-        return ("taps_to_channels", "direct")
-    return ("sum_over_met_taps:0", "taps_to_channels", "direct")
+        return ("taps_to_channels", "canonical")
+    return ("sum_over_met_taps:0", "taps_to_channels", "canonical")
 
 
 def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     """Two axes at a time: depth taps as channels, or where that takes too many copies, a sum over
     them."""
     if is_patchify(g):
-        return ("stride_to_channels", "direct")
+        return ("stride_to_channels", "canonical")
     depth = g.kernel_size[0]
     if result == "input" and set(g.stride) != {1}:
         planes = SUMMED_PLANES if depth > SMALL_KERNEL else STACKED_PLANES
@@ -377,7 +377,7 @@ def _dense_3d(result: str, g: Geometry, c: int, o: int, one_device: bool) -> Pla
 def _dense_output(g: Geometry, c: int, convolution: Plan) -> Plan:
     run = c * g.kernel_size[-1]  # How much of x is contiguous in a window.
     if run < 32 and is_patchify(g):
-        return ("stride_to_channels", "direct")
+        return ("stride_to_channels", "canonical")
     return convolution
 
 
@@ -385,15 +385,15 @@ def _dense_input(g: Geometry, c: int, convolution: Plan) -> Plan:
     if set(g.stride) == {1}:
         return convolution
     if c == 1 or (c < 8 and not divides(g)):
-        return ("phases", "taps_to_channels", "direct")
+        return ("phases", "taps_to_channels", "canonical")
     return _strided_input(g)
 
 
 def _strided_input(g: Geometry, first: int = 0) -> Plan:
     """A transposed convolution over the axes from `first` on, one or two."""
     if divides(g, first):
-        return ("stride_to_channels", "direct")
-    return ("direct",) if g.groups > SOME_GROUPS else ("phases", "direct")
+        return ("stride_to_channels", "canonical")
+    return ("canonical",) if g.groups > SOME_GROUPS else ("phases", "canonical")
 
 
 def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
@@ -405,8 +405,8 @@ def _narrow_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     blocks = ("blocks",) if one_device else ()
     if strided:
         return (*blocks, "phases", "exchange", *planes, *COLUMNS_OF_TAPS)
-    plan = (*planes, "direct") if planes else _dense_weight(g.exchanged(), o, c, one_device)
-    if plan[-1] == "direct" and _is_kernel_larger(g.exchanged()):
+    plan = (*planes, "canonical") if planes else _dense_weight(g.exchanged(), o, c, one_device)
+    if plan[-1] == "canonical" and _is_kernel_larger(g.exchanged()):
         plan = (*blocks, *planes, *COLUMNS_OF_TAPS)
     return ("exchange", *plan)
 
@@ -424,9 +424,9 @@ def _wide_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
 
 def _weight_3d(g: Geometry, c: int) -> Plan:
     if is_patchify(g):
-        return ("stride_to_channels", "direct")
+        return ("stride_to_channels", "canonical")
     if set(g.stride) != {1} and c >= FEW_CHANNELS and g.taps <= FEW_TAPS:
-        return ("phases", "sum_over_taps", "direct")
+        return ("phases", "sum_over_taps", "canonical")
     planes = SUMMED_PLANES if c >= FEW_CHANNELS else STACKED_PLANES
     return (*planes, *_weight_convolution(g))
 
@@ -441,15 +441,15 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
     if g.num_spatial_dims == 1 or g.taps > FEW_TAPS:
         return _weight_convolution(g)
     if set(g.stride) != {1} and c >= FEW_CHANNELS:
-        return ("phases", "sum_over_taps", "direct")
+        return ("phases", "sum_over_taps", "canonical")
     if min(c, o) >= MANY_CHANNELS:
-        return ("sum_over_taps", "direct")
+        return ("sum_over_taps", "canonical")
     if max(c, o) <= FEW_CHANNELS:
         return _weight_convolution(g)
     if not one_device or (set(g.stride) == {1} and g.taps > SMALL_KERNEL):
         return _weight_convolution(g)
     if max(c, o) >= MANY_CHANNELS:
-        return ("blocks", "sum_over_taps", "direct")
+        return ("blocks", "sum_over_taps", "canonical")
     if g.groups > 1:
         return ("blocks", "sum_over_taps", "matrix_product")
     # Padding beforehand pays as long as all copies of an image are small.
@@ -460,4 +460,4 @@ def _dense_weight(g: Geometry, c: int, o: int, one_device: bool) -> Plan:
 def _weight_convolution(g: Geometry) -> Plan:
     """A convolution by XLA of x, with y for its kernel, or the other way round."""
     exchange = set(g.stride[-2:]) == {1} and _is_kernel_larger(g)
-    return ("exchange", "direct") if exchange else ("direct",)
+    return ("exchange", "canonical") if exchange else ("canonical",)
