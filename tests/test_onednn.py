@@ -422,6 +422,7 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
 ):
     """Equal parts, in a loop, but for the first."""
     monkeypatch.setattr(few_channels, "SMALL_COPIES", 0)
+    monkeypatch.setattr(cpu, "_rounds_well_by_xla", lambda g, c: False)
     n = len(size)
     shape = (channels, 17) if transposed else (17, channels)
     x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
@@ -431,6 +432,33 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
     operands = [oracle.to_torch(array).double() for array in (x, w, bias)]
     expected = getattr(oracle.F, layer.__name__)(*operands)
     oracle.assert_close(jax.jit(layer)(x, w, bias), expected.numpy(), 2e-6)
+
+
+@available
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "taps", "by_xla"),
+    [
+        (64, 5, False),  # Not in parts.
+        (65, 5, True),
+        (73, 3, True),  # One panel of 219 products; torch has five panels of 48.
+        (74, 3, False),  # 222.
+        (128, 3, True),  # Two panels of 192.
+        (160, 2, False),
+        (512, 2, True),
+    ],
+)
+def test_one_axis_is_left_to_xla_where_it_rounds_well(
+    channels, taps, by_xla, channels_last, monkeypatch
+):
+    monkeypatch.setattr(few_channels, "SMALL_COPIES", 0)
+    g = Geometry((60,), (taps,), (60,), (1,), (taps // 2,), (1,), 1, channels_last)
+    setting = Setting(jnp.float32, images=20)
+    computation = "canonical" if by_xla else "onednn_in_parts" if channels > 64 else "onednn"
+    moved = () if channels_last else ("last_in_memory",)
+    assert cpu.choose("output", g, channels, 80, setting)[: len(moved)] == moved
+    assert cpu.choose("output", g, channels, 80, setting)[-1].startswith(computation)
+    assert cpu.choose("input", g, 80, channels, setting)[-1].startswith(computation)
 
 
 @available
@@ -609,6 +637,8 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
         ("output", (1, 36), (3, 3), (1, 1), "convolution"),  # 324, for a single channel.
         ("output", (1, 35), (3, 3), (1, 1), None),  # 315.
         ("output", (64, 5), (3, 3), (1, 1), "convolution"),
+        ("output", (20, 4), (3, 2), (1, 1), None),  # XLA's convolution, in vectors of 4.
+        ("output", (22, 4), (3, 2), (1, 1), "convolution"),
         ("output", (64, 4), (3, 3), (1, 1), None),  # Sums of one product, with all taps.
         ("input", (10, 3), (3, 3), (1, 1), "convolution"),
         ("input", (7, 64), (3, 3), (1, 1), "convolution"),
@@ -655,9 +685,9 @@ def test_few_channels(result, channels, kernel_size, stride, call, channels_last
     [
         ((60, 70), (3, 3), 27, 2, (), False),  # 75600 sums to an image, of up to 2^21.
         ((60, 70), (3, 3), 28, 2, ("blocks:27",), False),
-        ((190, 130), (9, 9), 3, 2, ("blocks:1",), True),
+        ((190, 130), (9, 9), 3, 2, ("blocks:1",), True),  # Channels last, XLA's convolution.
         ((500,), (101,), 2, 2, None, False),  # More than one operation adds up.
-        ((60, 70), (3, 3), 27, 4, (), False),
+        ((60, 70), (3, 3), 27, 4, (), False),  # Likewise.
         ((60, 70), (3, 3), 28, 4, None, False),  # A loop would leave cores idle.
     ],
 )
@@ -672,6 +702,9 @@ def test_sums_of_one_product_are_of_some_images_or_rows(
     plan = cpu.choose("output", g, 64, 2, setting)
     if block is None:
         assert "exchange" not in plan
+        return
+    if channels_last and (by_rows or cores == 4):
+        assert plan[-1] == cpu.choose("input", g, 2, 64, setting)[-1] == "canonical"
         return
     axis = -1 if channels_last else 0
     taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)

@@ -1,10 +1,10 @@
-"""A convolution in the form that XLA:CPU has fast code for: images channels last, and a kernel whose
-channels lie last.
+"""A convolution as XLA:CPU has fast code for it: channels last, in images and in the kernel.
 
 XLA:CPU brings others to this form itself, but not those within a loop, such as a user's `scan`.
 There, it takes a hundred times as long over what isn't written so.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,10 +37,10 @@ def convolution(
     return lax.transpose(result, [moved.index(axis) for axis in axes])
 
 
-def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
+def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
     """Batch, channels and spatial axes as batch, spatial axes and channels."""
     return (spec[0], *spec[2:], spec[1])
 
 
-def _channels_second(axes: tuple[int, ...]) -> tuple[int, ...]:
+def _channels_second(axes: Sequence[int]) -> tuple[int, ...]:
     return (axes[0], axes[-1], *axes[1:-1])

@@ -69,6 +69,9 @@ MOST_TO_A_PHASE = 1 << 12
 SUMMED_TAPS = 49
 """Up to so many, sums over windows give a depthwise weight faster than oneDNN, or as fast."""
 
+PANEL = 320
+"""Products that XLA's matrix products add up one by one, at most."""
+
 LONG_KERNEL = 16
 """From so many taps along a single axis, all groups in one call, if y fills vectors."""
 
@@ -181,6 +184,9 @@ def _by_onednn(
         c, o = in_channels // g.groups, out_channels // g.groups
         changed = _strided_input_to_onednn(plan, g, c, o, most, setting.images)
         return (*moved, *changed, "onednn") if changed else None
+    by_convolution = g.groups == 1 and plan[-1] == "canonical"
+    if by_convolution and _is_faster_by_xla(result, g, in_channels, out_channels, most):
+        return (*moved, *(name for name in plan if name != "last"))
     changed = _to_onednn(plan, result, g, in_channels, out_channels, most, setting)
     if changed is None:
         return None
@@ -438,6 +444,26 @@ def _phases(g: Geometry) -> list[Geometry]:
         return [g]
     first = changes.phases(g, strided[0], padded=False)
     return [phase for part in first.parts for phase in _phases(part)]
+
+
+def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> bool:
+    """Whether XLA's convolution gives y or x faster: few channels of it, or over one axis, where
+    oneDNN would sum over parts of the channels."""
+    if few_channels.pays_by_xla(result, g, c, o):
+        return True
+    summed = c if result == "output" else o
+    return g.num_spatial_dims == 1 and summed > most and _rounds_well_by_xla(g, summed)
+
+
+def _rounds_well_by_xla(g: Geometry, c: int) -> bool:
+    """Whether XLA's convolution over one axis, of c channels, has at most twice torch's rounding.
+
+    Both add up panels of the products: XLA as many as `PANEL`, torch those of 16 channels. A sum of
+    p panels of n products each, all of random sign, errs by the square root of `n + p`, in units of
+    that sum.
+    """
+    panels = -(-c * g.taps // PANEL)
+    return c * g.taps / panels + panels <= 4.2 * (LANES * g.taps + c / LANES)
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:

@@ -36,6 +36,10 @@ MANY_CORES, TIMES_WRITTEN = 4, 3
 """From so many on, they compute so many times the products while a sum is written down; and a loop
 over images leaves most of them idle."""
 
+COLUMNS, SHORT_OPERAND, PACKET = 4, 16, 4
+"""Channels of a result that XLA's convolution computes at once, if those of the operand are more
+than the second, and a multiple of the third: then what windows meet is read in vectors."""
+
 MOST_ADDED = 100
 """Taps whose products may be added up by one operation, which has to be compiled."""
 
@@ -98,7 +102,10 @@ def by_sums(
     added = g.taps // (g.kernel_size[axis] if by_rows else 1)
     if added > MOST_ADDED or (by_rows and not by_onednn):
         return None
-    if cores() >= MANY_CORES and (by_blocks or not by_onednn):
+    many_cores = cores() >= MANY_CORES
+    if channels_last and (by_rows or many_cores) and pays_by_xla(result, g, c, o):
+        return None
+    if many_cores and (by_blocks or not by_onednn):
         return None
     most = max(1, SMALL_COPIES // written)
     blocks = (f"blocks:{most}",) if by_blocks and setting.one_device else ()
@@ -116,6 +123,16 @@ def _pays_by_sums(g: Geometry, summed: int, channels: int, written: int) -> bool
     positions = math.prod(g.input_size)
     windows = min(math.prod(g.output_size), positions)  # Others have much padding.
     return channels * (summed + written) * positions < CHANNELS_AT_ONCE * summed * windows
+
+
+def pays_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
+    """Whether XLA's convolution takes half the time of oneDNN's."""
+    if set(g.stride) != {1} or g.num_spatial_dims == 3:
+        return False
+    form, summed, channels = (g, c, o) if result == "output" else (g.exchanged(), o, c)
+    larger = any(o > i for o, i in zip(form.output_size, form.input_size, strict=True))
+    in_vectors = summed > SHORT_OPERAND and summed % PACKET == 0
+    return channels <= COLUMNS and in_vectors and not larger
 
 
 def _multiply_adds(

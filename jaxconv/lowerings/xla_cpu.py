@@ -12,7 +12,7 @@ import math
 import jax
 
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings.few_channels import few_products, fits_rows
+from jaxconv.lowerings.few_channels import COLUMNS, few_products, fits_rows
 from jaxconv.lowerings.plans import (
     CHANNEL_TILE,
     STACKED_PLANES,
@@ -110,7 +110,8 @@ SLOW_IF_ODD = (*range(17, 33), *range(65, 81))
 channels are odd, as three are."""
 
 FEW_COLUMNS = 6144
-"""Columns times channels up to which a core is idle, so that images are laid side by side."""
+"""Columns times channels up to which a core is idle, so that images are laid side by side; unless
+channels are so few that to copy them takes longer."""
 
 MANY_TILES = 256
 """Channels from which they are divided themselves, and images stay as they are."""
@@ -279,7 +280,7 @@ def _convolution(result: str, g: Geometry, c: int, o: int, one_device: bool) -> 
         return (*filled, "canonical")
     if operand_channels % 2 and channels in SLOW_IF_ODD:
         filled = ("fill_operand",)
-    few = channels < MANY_TILES and channels * columns < FEW_COLUMNS
+    few = COLUMNS < channels < MANY_TILES and channels * columns < FEW_COLUMNS
     few = few and 3 * g.reach[-1] <= columns  # Else the padding in between is too much.
     # Of three axes, an output's depth taps are channels by now; an input's are yet to be summed.
     taps = g.taps if result == "input" else math.prod(g.kernel_size[-2:])
