@@ -462,6 +462,18 @@ def test_one_axis_is_left_to_xla_where_it_rounds_well(
 
 
 @available
+@pytest.mark.parametrize(("channels", "taps"), [(512, 2), (128, 3), (200, 6), (768, 8)])
+def test_what_is_left_to_xla_over_one_axis_rounds_as_torchs(channels, taps):
+    x, w, bias = _arrays((2, channels, 300), (96, channels, taps), 96)
+    program = _program(jaxconv.conv1d, x, w, bias)
+    assert CALL not in program and "stablehlo.convolution" in program
+    operands = [oracle.to_torch(array) for array in (x, w, bias)]
+    exact = oracle.F.conv1d(*(operand.double() for operand in operands)).numpy()
+    ours = np.linalg.norm(np.asarray(jax.jit(jaxconv.conv1d)(x, w, bias)) - exact)
+    assert ours <= 2 * np.linalg.norm(oracle.F.conv1d(*operands).double().numpy() - exact)
+
+
+@available
 @pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("size", [(6,), (3, 5), (2, 4, 3), (61,), (19, 11), (7, 8, 9)], ids=str)
