@@ -63,8 +63,8 @@ first, torch's second. Input, weight and cotangent are normal; exact is what tor
 for the same numbers, rounded to the dtype. With channels last, torch's arrays have the memory
 format `channels_last` or `channels_last_3d`; along one axis there is none. **Bold**: more than
 twice torch's in that format. Those weight gradients round no more than torch's with channels first.
-On two cores: with 16 threads, torch adds up some weight gradients of groups in more parts, and
-rounds half as much.
+On two cores: from 8 threads on, torch adds up some weight gradients of groups in more parts, and
+so does jaxconv.
 """
 
 AT_RANDOM = """## Layers drawn at random

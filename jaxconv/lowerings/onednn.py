@@ -31,6 +31,9 @@ STRIPS = 8
 channels to a group: oneDNN adds up one by one what torch adds up in parts, and rounding grows with
 the square root of that."""
 
+MANY_CORES, MORE_STRIPS = 8, 24
+"""From so many on, torch adds up few channels to a group in more parts, and so do we."""
+
 SUMMED_WINDOWS, SUMMED_PATCHES, LARGE_KERNEL = 1 << 13, 1 << 10, 1 << 19
 """Windows over which any other weight gradient is summed, for the same reason, and such as lie side
 by side. oneDNN itself sums in parts, if y has at least so many elements."""
@@ -220,7 +223,8 @@ def _in_strips(x: jax.Array, y: jax.Array, g: Geometry) -> list[Piece]:
         return fits_weight(part, batch, in_channels, out_channels)
 
     image = _batch_last(x, g)
-    return [(image, strip, part) for strip, part in _strips(y, g, fit)]
+    most = STRIPS if cores() < MANY_CORES else MORE_STRIPS
+    return [(image, strip, part) for strip, part in _strips(y, g, fit, most)]
 
 
 def _batch_last(x: jax.Array, g: Geometry) -> jax.Array:
@@ -289,9 +293,10 @@ def _depthwise_weight(x: jax.Array, y: jax.Array, g: Geometry) -> jax.Array:
 
 
 def _strips(
-    y: jax.Array, g: Geometry, fit: Callable[[Geometry], bool]
+    y: jax.Array, g: Geometry, fit: Callable[[Geometry], bool], most: int = STRIPS
 ) -> list[tuple[jax.Array, Geometry]]:
-    """Parts of y along its longest axis, for each of which oneDNN has code, with their geometry."""
+    """So many parts of y at most, along its longest axis, for each of which oneDNN has code, with
+    their geometry."""
     o = g.output_size
     axis = o.index(max(o))
 
@@ -307,7 +312,7 @@ def _strips(
             for start, stop in itertools.pairwise(ends)
         ]
 
-    divisions = map(parts, range(min(STRIPS, o[axis]), 1, -1))
+    divisions = map(parts, range(min(most, o[axis]), 1, -1))
     strips = next((strips for strips in divisions if all(map(fit, strips))), [g])
     of_y = lax.split(y, [part.output_size[axis] for part in strips], axis=1 + axis)
     return list(zip(of_y, strips, strict=True))

@@ -1,10 +1,9 @@
 """Which plan XLA:CPU runs fastest, by shape. The measurements are in `benchmarks/NOTES.md`.
 
-XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes. Neither takes
-groups; all else is a naive loop, and so is any convolution inside a loop. So groups are taken
-apart, three axes become two, strides of transposed convolutions become phases (which saves
-multiplying zeros), and few channels per group become plain arithmetic across the groups, or along
-the rows of an image.
+XLA:CPU has a fast matrix product and a fast dense convolution over one or two axes, of one form
+(see `canonical`). Neither takes groups; all else is a naive loop. So groups are taken apart, three
+axes become two, strides of transposed convolutions become phases (which saves multiplying zeros),
+and few channels per group become plain arithmetic across the groups, or along the rows of an image.
 """
 
 import math
