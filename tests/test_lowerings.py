@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import jaxconv
 from jaxconv import geometry, varying
 from jaxconv.geometry import Geometry
-from jaxconv.lowerings import blocks, copies, cpu, gpu, onednn, plans, window_sums
+from jaxconv.lowerings import blocks, canonical, copies, cpu, gpu, onednn, plans, window_sums
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 from tests.cases import all_cases
@@ -255,6 +255,20 @@ def test_xla_cpu_has_fast_code_for_all_convolutions_within_a_loop(case, channels
     # An empty batch is left to lax.
     fast = r"\[b, ([\d, ]+)f\]x\[\1i, o\]->\[b, \1f\]" if operands[0].size else ".*"
     assert all(re.fullmatch(fast, form) for form in forms)
+
+
+@pytest.mark.parametrize("result", plans.OPERANDS)
+def test_many_cores_move_a_large_kernel(result, monkeypatch):
+    monkeypatch.setattr(copies, "cores", lambda: 16)
+    g = GEOMETRIES["dense"]
+    a, b = _operands(result, g)
+    form = functools.partial(plans.carry_out, ("canonical",), result, g=g)
+    monkeypatch.setattr(canonical, "LARGE_KERNEL", b.size + 1)
+    assert "reduce_precision" not in jax.jit(form).lower(a, b).as_text()
+    monkeypatch.setattr(canonical, "LARGE_KERNEL", b.size)
+    jax.clear_caches()
+    assert "reduce_precision" in jax.jit(form).lower(a, b).as_text()
+    oracle.assert_close(jax.jit(form)(a, b), _direct(result, g), 1e-13)
 
 
 @pytest.mark.parametrize("result", plans.OPERANDS)

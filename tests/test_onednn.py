@@ -16,7 +16,16 @@ import torch
 
 import jaxconv
 from jaxconv.geometry import Geometry, window_output_size
-from jaxconv.lowerings import add_bias, changes, cpu, few_channels, onednn, onednn_calls, plans
+from jaxconv.lowerings import (
+    add_bias,
+    changes,
+    cpu,
+    few_channels,
+    onednn,
+    onednn_calls,
+    plans,
+    xla_cpu,
+)
 from jaxconv.lowerings.setting import Setting
 from tests import oracle
 
@@ -436,7 +445,7 @@ def test_more_channels_than_it_rounds_well_are_summed_in_parts(
 ):
     """Equal parts, in a loop, but for the first."""
     monkeypatch.setattr(few_channels, "SMALL_COPIES", 0)
-    monkeypatch.setattr(cpu, "_rounds_well_by_xla", lambda g, c: False)
+    monkeypatch.setattr(cpu, "_rounds_well_by_xla", lambda *_: False)
     n = len(size)
     shape = (channels, 17) if transposed else (17, channels)
     x, w, bias = _arrays((2, channels, *size), (*shape, *(3, 2, 4)[:n]), 17)
@@ -473,6 +482,32 @@ def test_one_axis_is_left_to_xla_where_it_rounds_well(
     assert cpu.choose("output", g, channels, 80, setting)[: len(moved)] == moved
     assert cpu.choose("output", g, channels, 80, setting)[-1].startswith(computation)
     assert cpu.choose("input", g, 80, channels, setting)[-1].startswith(computation)
+
+
+@available
+@pytest.mark.parametrize("result", plans.OPERANDS)
+@pytest.mark.parametrize(
+    ("size", "taps", "channels", "images", "in_place"),
+    [
+        ((30,), (5,), (80, 90), 3, True),
+        ((30,), (5,), (80, 90), 4, False),  # What windows meet is more than the kernel.
+        ((30,), (2,), (80, 90), 3, False),  # Rounding would be more than twice torch's.
+        ((3, 5), (2, 2), (80, 90), 1, True),
+        ((3, 8), (2, 2), (80, 90), 1, False),
+    ],
+    ids=str,
+)
+def test_a_large_kernel_is_one_operand_of_a_product_as_it_lies(
+    size, taps, channels, images, in_place, result, monkeypatch
+):
+    monkeypatch.setattr(few_channels, "SMALL_COPIES", 0)
+    n = len(size)
+    input_size = tuple(o + k - 1 for o, k in zip(size, taps, strict=True))
+    g = Geometry(input_size, taps, size, (1,) * n, (0,) * n, (1,) * n, channels_last=True)
+    plan = cpu.choose(result, g, *channels, Setting(jnp.float32, images=images))
+    if taps == (2,) and result == "weight":
+        in_place = True  # Its sums are over windows.
+    assert (plan[-2:] == xla_cpu.KERNEL_IN_PLACE) == in_place
 
 
 @available

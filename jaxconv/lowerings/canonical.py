@@ -10,6 +10,11 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxconv.lowerings.copies import moved_by_all_cores
+
+LARGE_KERNEL = 1 << 17
+"""Elements from which more cores move a kernel faster."""
+
 
 def convolution(
     lhs: jax.Array,
@@ -27,6 +32,9 @@ def convolution(
         rhs_spec=(axes[-1], axes[-2], *axes[:-2]),
         out_spec=_channels_second(axes),
     )
+    is_known = all(isinstance(size, int) for size in rhs.shape)
+    if is_known and rhs.size >= LARGE_KERNEL:
+        rhs = moved_by_all_cores(rhs)
     result = lax.conv_general_dilated(
         lax.transpose(lhs, image),
         lax.transpose(rhs, kernel),

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from jaxconv.lowerings.setting import cores
+
 MOST_READS = 64
 """To an element, for which arithmetic may make up: it takes time to compile."""
 
@@ -22,6 +24,12 @@ def as_arithmetic(array: jax.Array, reads: int = 1) -> jax.Array:
     for _ in range((reads + 1) * array.dtype.itemsize + 1):
         array = lax.reduce_precision(array, bits.nexp, bits.nmant)
     return array
+
+
+def moved_by_all_cores(kernel: jax.Array) -> jax.Array:
+    """A kernel that is moved. Two cores XLA:CPU gives to any copy, and a plain one takes less
+    time."""
+    return as_arithmetic(kernel) if cores() > 2 else kernel
 
 
 def moved_in_memory(array: jax.Array) -> jax.Array:

@@ -139,7 +139,10 @@ def _fastest(
     result: str, g: Geometry, in_channels: int, out_channels: int, setting: Setting
 ) -> Plan:
     plan = xla_cpu.choose(result, g, in_channels, out_channels, setting)
-    if not onednn.serves(setting) or plan[-2:] == xla_cpu.KERNEL_IN_PLACE:
+    if not onednn.serves(setting):
+        return plan
+    in_place = plan[-2:] == xla_cpu.KERNEL_IN_PLACE
+    if in_place and _rounds_well_by_xla(result, g, in_channels, out_channels):
         return plan
     if g.groups == 1 and plan[-1] not in xla_cpu.ARITHMETIC:
         by_sums = few_channels.by_sums(
@@ -451,19 +454,24 @@ def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> 
     oneDNN would sum over parts of the channels."""
     if few_channels.pays_by_xla(result, g, c, o):
         return True
-    summed = c if result == "output" else o
-    return g.num_spatial_dims == 1 and summed > most and _rounds_well_by_xla(g, summed)
+    in_parts = (c if result == "output" else o) > most
+    return g.num_spatial_dims == 1 and in_parts and _rounds_well_by_xla(result, g, c, o)
 
 
-def _rounds_well_by_xla(g: Geometry, c: int) -> bool:
-    """Whether XLA's convolution over one axis, of c channels, has at most twice torch's rounding.
+def _rounds_well_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
+    """Whether what XLA's convolution or product sums for a layer without groups is rounded at most
+    twice as much as torch's.
 
-    Both add up panels of the products: XLA as many as `PANEL`, torch those of 16 channels. A sum of
-    p panels of n products each, all of random sign, errs by the square root of `n + p`, in units of
-    that sum.
+    Over one axis, both add up panels of the products: XLA as many as `PANEL`, torch those of 16
+    channels. A sum of p panels of n products each, all of random sign, errs by the square root of
+    `n + p`, in units of that sum. Over several axes, torch with channels last adds up one by one.
     """
-    panels = -(-c * g.taps // PANEL)
-    return c * g.taps / panels + panels <= 4.2 * (LANES * g.taps + c / LANES)
+    if g.num_spatial_dims > 1 or result == "weight":
+        return True
+    channels = c if result == "output" else o
+    products = channels * g.taps
+    panels = -(-products // PANEL)
+    return products / panels + panels <= 4.2 * (LANES * g.taps + channels / LANES)
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:

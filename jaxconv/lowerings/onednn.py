@@ -19,7 +19,7 @@ from jax import lax
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import taps
 from jaxconv.lowerings.changes import replace_axis
-from jaxconv.lowerings.copies import as_arithmetic, moved_in_memory
+from jaxconv.lowerings.copies import as_arithmetic, moved_by_all_cores, moved_in_memory
 from jaxconv.lowerings.onednn_calls import convolution, is_available
 from jaxconv.lowerings.setting import Setting, cores
 
@@ -149,19 +149,14 @@ def conv_input(
     of_image, of_kernel = g.spatial_axes, tuple(range(2, w.ndim))
     exchanged = g.exchanged()
     if g.groups > 1:
-        return conv(y, _for_all_cores(taps.reversed_kernel(w, g.groups)), exchanged, bias)
+        return conv(y, moved_by_all_cores(taps.reversed_kernel(w, g.groups)), exchanged, bias)
     compute = _summed_in_parts if in_parts else convolution
     axes = (1, 0, *of_kernel)
     images = y.size + y.shape[0] * math.prod(g.input_size) * w.shape[1]
     if images < w.size:
         reversed_form = dataclasses.replace(exchanged, padding_low=exchanged.padding_high)
         return lax.rev(compute(lax.rev(y, of_image), w, axes, reversed_form, bias), of_image)
-    return compute(y, _for_all_cores(lax.rev(w, of_kernel)), axes, exchanged, bias)
-
-
-def _for_all_cores(kernel: jax.Array) -> jax.Array:
-    """A reversed kernel. Two cores XLA:CPU gives to any copy, and a plain one takes less time."""
-    return as_arithmetic(kernel) if cores() > 2 else kernel
+    return compute(y, moved_by_all_cores(lax.rev(w, of_kernel)), axes, exchanged, bias)
 
 
 def _summed_in_parts(

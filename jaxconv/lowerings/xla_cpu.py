@@ -130,8 +130,8 @@ NOTHING_BUT_PADDING = 2 / 3
 LARGE_IMAGE = 5 << 17
 """An image of more elements, in x and y, is not worth copying to keep all cores busy."""
 
-MUCH_LARGER = 4
-"""Times as large as all that windows meet of an image, a kernel is better left where it is."""
+MUCH_LARGER = {1: 1, 2: 4, 3: 4}
+"""By axes: times as large as all that windows meet, a kernel is better left where it is."""
 
 VECTOR = 16
 """A tile of channels that lacks fewer than this is computed in slow pieces, and better filled."""
@@ -167,7 +167,7 @@ def _is_kernel_much_larger(g: Geometry, c: int, o: int, images: int) -> bool:
     the time."""
     if g.taps == 1 or g.taps > FEW_TAPS or c < FEW_CHANNELS:
         return False
-    return MUCH_LARGER * images * math.prod(g.output_size) <= o
+    return MUCH_LARGER[g.num_spatial_dims] * windows_of_all(g, images) <= o
 
 
 def _grouped_weight(g: Geometry, c: int, o: int, setting: Setting, layout: Plan) -> Plan:
