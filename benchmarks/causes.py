@@ -56,8 +56,8 @@ CAUSES = [
         ("f+b",),
     ),
     Cause(
-        "Along one axis, where torch knows no channels last, oneDNN sums more than 64 channels in "
-        "parts, one after the other, to round at most twice as much as torch",
+        "XLA's convolution, and oneDNN's for the weight gradient, with x copied so that batch is "
+        "channels",
         "cpu",
         r"^1d k3",
     ),
@@ -93,8 +93,8 @@ CAUSES = [
         kinds=("step",),
     ),
     Cause(
-        "XLA's own convolution is a little faster over one axis than oneDNN's parts of the "
-        "channels; but in a loop, which a rule cannot see, it is up to 50 times slower",
+        "Along one axis, lax is given its kernel as it likes it; torch's has to be moved. The "
+        "rest, of weight gradients, is within what runs differ by",
         "cpu",
         r"^1d",
         other="lax",
@@ -122,7 +122,7 @@ CAUSES = [
         other="lax",
     ),
     Cause(
-        "Copies of the parts of the channels, which oneDNN sums one after the other",
+        "Copies of x and y for the weight gradient, with the images of a batch for channels",
         "cpu",
         r"^1d",
         ("memory",),

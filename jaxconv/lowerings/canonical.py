@@ -23,7 +23,7 @@ def convolution(
     dimension_numbers: lax.ConvDimensionNumbers,
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`."""
+    """As `lax.conv_general_dilated`, of operands that are moved first."""
     lhs_spec, rhs_spec, out_spec = dimension_numbers
     image, kernel = _channels_last(lhs_spec), (*rhs_spec[2:], rhs_spec[1], rhs_spec[0])
     axes = tuple(range(lhs.ndim))
