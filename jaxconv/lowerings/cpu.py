@@ -452,10 +452,9 @@ def _phases(g: Geometry) -> list[Geometry]:
 def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> bool:
     """Whether XLA's convolution gives y or x faster: few channels of it, or over one axis, where
     oneDNN would sum over parts of the channels."""
-    if few_channels.pays_by_xla(result, g, c, o):
-        return True
     in_parts = (c if result == "output" else o) > most
-    return g.num_spatial_dims == 1 and in_parts and _rounds_well_by_xla(result, g, c, o)
+    pays = few_channels.pays_by_xla(result, g, c, o) or (g.num_spatial_dims == 1 and in_parts)
+    return pays and _rounds_well_by_xla(result, g, c, o)
 
 
 def _rounds_well_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
