@@ -69,8 +69,13 @@ MOST_TO_A_PHASE = 1 << 12
 SUMMED_TAPS = 49
 """Up to so many, sums over windows give a depthwise weight faster than oneDNN, or as fast."""
 
-PANEL = 320
-"""Products that XLA's matrix products add up one by one, at most."""
+PANEL, TORCHS_PANEL = 320, 16
+"""Products that XLA's matrix products add up one by one, at most; channels over whose taps torch
+does, along one axis."""
+
+TWICE_SQUARED = 4.2
+"""By how much the square of an error may be another's: what `_rounds_well_by_xla` predicts is 1 to
+4 percent too large."""
 
 LONG_KERNEL = 16
 """From so many taps along a single axis, all groups in one call, if y fills vectors."""
@@ -452,7 +457,7 @@ def _phases(g: Geometry) -> list[Geometry]:
 def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> bool:
     """Whether XLA's convolution gives y or x faster: few channels of it, or over one axis, where
     oneDNN would sum over parts of the channels."""
-    in_parts = (c if result == "output" else o) > most
+    in_parts = _summed(result, c, o) > most
     pays = few_channels.pays_by_xla(result, g, c, o) or (g.num_spatial_dims == 1 and in_parts)
     return pays and _rounds_well_by_xla(result, g, c, o)
 
@@ -461,17 +466,22 @@ def _rounds_well_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
     """Whether what XLA's convolution or product sums for a layer without groups is rounded at most
     twice as much as torch's.
 
-    Over one axis, both add up panels of the products: XLA as many as `PANEL`, torch those of 16
-    channels. A sum of p panels of n products each, all of random sign, errs by the square root of
-    `n + p`, in units of that sum; the quotient of both roots was 1.01 to 1.04 times what was
-    measured. Over several axes, torch with channels last adds up one by one.
+    Over one axis, both add up panels of the products. A sum of p panels of n products each, all of
+    random sign, errs by the square root of `n + p`, in units of that sum. Over several axes, torch
+    with channels last adds up one by one.
     """
     if g.num_spatial_dims > 1 or result == "weight":
         return True
-    channels = c if result == "output" else o
+    channels = _summed(result, c, o)
     products = channels * g.taps
     panels = -(-products // PANEL)
-    return products / panels + panels <= 4.2 * (LANES * g.taps + channels / LANES)
+    of_torch = TORCHS_PANEL * g.taps + channels / TORCHS_PANEL
+    return products / panels + panels <= TWICE_SQUARED * of_torch
+
+
+def _summed(result: str, c: int, o: int) -> int:
+    """The channels that an element of y or x is summed over."""
+    return c if result == "output" else o
 
 
 def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
@@ -482,7 +492,7 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
 
 def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is faster than XLA's multiply-adds, or one product, without groups."""
-    summed = c if result == "output" else o
+    summed = _summed(result, c, o)
     most = MULTIPLY_ADDS_IN_ALL
     if summed == 1:
         most = MULTIPLY_ADDS_LAST if g.channels_last else MULTIPLY_ADDS_FIRST

@@ -1,5 +1,5 @@
-"""Layers without groups, of few channels, on a CPU: plain arithmetic or one product, where XLA's
-convolutions and oneDNN's are slow."""
+"""Layers without groups, of few channels, on a CPU: plain arithmetic, one product, or XLA's
+convolution, where those of oneDNN are slow."""
 
 import math
 
@@ -26,7 +26,7 @@ SMALL_COPIES = 1 << 21
 written down."""
 
 CHANNELS_AT_ONCE = 16
-"""Channels of a result that a convolution computes in the time of one."""
+"""Channels of a result that oneDNN's convolution computes in the time of one."""
 
 WRITTEN_LAST, WRITTEN_FIRST = 100, 40
 """Products that take as long as to write their sum down, for one tap, and to add it to those of the
