@@ -41,8 +41,9 @@ SMALL_SINGLE = 20480
 """Elements of a single image, of its channels and first two axes, up to which torch does without
 oneDNN."""
 
-SMALL_BATCH = 1 << 20
-"""Numbers of all images up to which oneDNN's call takes longer than to look them up in tables."""
+SMALL_BATCH = 1 << 19
+"""Products of all images, for each core, up to which oneDNN's call takes longer than to look the
+images up in tables."""
 
 MANY_WINDOWS = 36
 """Windows of an image from which few of them meet padding."""
@@ -62,6 +63,10 @@ MANY_TO_AN_ELEMENT = 12
 
 SEVERAL_PHASES = 4
 """From which on one call for whole strides, and one for what is left of the kernel, are fewer."""
+
+MANY_TO_A_PHASE, MANY_TO_ONE = 400, 1 << 10
+"""Products to an element of x from which oneDNN is faster than XLA at each phase over two axes, and
+where XLA has all of them in one convolution."""
 
 MOST_TO_A_PHASE = 1 << 12
 """Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
@@ -227,8 +232,8 @@ def _is_better_gathered(result: str, g: Geometry, images: int) -> bool:
     """Whether a depthwise y takes less time than oneDNN's call for it: with a stride, or small."""
     if result != "output" or g.taps > xla_cpu.SMALL_KERNEL:
         return False
-    numbers = images * g.groups * math.prod(g.input_size)
-    return set(g.stride) != {1} or numbers <= SMALL_BATCH
+    products = images * g.groups * math.prod(g.input_size) * g.taps
+    return set(g.stride) != {1} or products <= cores() * SMALL_BATCH
 
 
 def _is_one_product(g: Geometry) -> bool:
@@ -383,12 +388,25 @@ def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images
     depth taps, if these copies are large."""
     if g.groups > 1:
         return o <= most and (c * o > xla_cpu.FEW_CHANNELS or _takes_many_products(g, c, o))
-    if g.num_spatial_dims < 3:
+    if g.num_spatial_dims == 1:
         return False
+    if g.num_spatial_dims == 2:
+        return _pays_by_phases_of_planes(plan, g, c, o, images)
     if plan[-2:] == ("taps_to_channels", "canonical"):
         return o <= most
     copies = images * g.kernel_size[0] * o * math.prod(g.output_size)
     return copies > few_channels.SMALL_COPIES and _rounds_well_at_once(g, o)
+
+
+def _pays_by_phases_of_planes(plan: Plan, g: Geometry, c: int, o: int, images: int) -> bool:
+    """The same over two axes: where each phase has several taps along both."""
+    several = all(k >= 2 * s for k, s in zip(g.kernel_size, g.stride, strict=True) if s > 1)
+    if not several or not _rounds_well_at_once(g, o):
+        return False
+    if plan[-2:] == ("taps_to_channels", "canonical"):
+        return not few_channels.pays_by_sums_in_phases(g, c, o, images)
+    many = MANY_TO_ONE if divides(g) else MANY_TO_A_PHASE
+    return c >= LANES and o * g.taps >= many * math.prod(g.stride)
 
 
 def _takes_many_products(g: Geometry, c: int, o: int) -> bool:
@@ -493,6 +511,8 @@ def _leaves_out_padding(plan: Plan, g: Geometry) -> bool:
 def _is_fast_at_few_products(result: str, g: Geometry, c: int, o: int) -> bool:
     """Whether oneDNN is faster than XLA's multiply-adds, or one product, without groups."""
     summed = _summed(result, c, o)
+    if few_channels.lacks_vectors(g, summed, c * o // summed):
+        return True
     most = MULTIPLY_ADDS_IN_ALL
     if summed == 1:
         most = MULTIPLY_ADDS_LAST if g.channels_last else MULTIPLY_ADDS_FIRST

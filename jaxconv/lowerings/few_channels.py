@@ -4,6 +4,7 @@ convolution, where those of oneDNN are slow."""
 import math
 
 from jaxconv.geometry import Geometry
+from jaxconv.lowerings.blocks import FRESH_BYTES
 from jaxconv.lowerings.plans import CHANNEL_TILE, Plan, channels_moved, is_patchify
 from jaxconv.lowerings.setting import Setting, cores
 from jaxconv.lowerings.taps import UNROLLED
@@ -21,6 +22,10 @@ FEW_PRODUCTS_IN_ALL = 700
 FEWER_PRODUCTS_IN_ALL = 300
 """With more to all channels, one matrix product is better where x has several channels."""
 
+WITHOUT_VECTORS = 100
+"""Products to all channels of an element from which XLA multiplies and adds number by number, if
+several channels are summed and those of the result are no power of two."""
+
 SMALL_COPIES = 1 << 21
 """Numbers that all windows meet, or sums for a tap, counted for each, up to which they may well be
 written down."""
@@ -28,9 +33,9 @@ written down."""
 CHANNELS_AT_ONCE = 16
 """Channels of a result that oneDNN's convolution computes in the time of one."""
 
-WRITTEN_LAST, WRITTEN_FIRST = 100, 40
+WRITTEN_LAST, WRITTEN_FIRST, WRITTEN_IN_PHASES = 100, 40, 40
 """Products that take as long as to write their sum down, for one tap, and to add it to those of the
-others: with channels last, and first."""
+others: with channels last, and first, and of the phases of a stride."""
 
 MANY_CORES, TIMES_WRITTEN = 4, 3
 """From so many on, they compute so many times the products while a sum is written down; and a loop
@@ -62,8 +67,8 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
     if in_all > FEW_PRODUCTS_IN_ALL and (c > 1 or o > CHANNEL_TILE):
         return None
     several = 1 < c < SHORT_ROW and in_all > FEWER_PRODUCTS_IN_ALL
-    product_pays = several and g.num_spatial_dims < 3 and not takes_few_along_rows(g, c)
-    if product_pays and one_device:
+    slow = (several and not takes_few_along_rows(g, c)) or lacks_vectors(g, c, o)
+    if slow and g.num_spatial_dims < 3 and one_device:
         by_product = ("blocks", *moved, "fit", "taps_to_channels", "canonical")
         return _along_moved_rows(g, c, o, one_device) or by_product
     return _multiply_adds(g, c, o, one_device, moved)
@@ -71,7 +76,10 @@ def _few_to_output(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -
 
 def _few_to_input(g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan | None:
     few = c * o * g.taps <= FEW_PRODUCTS_IN_ALL and set(g.stride) == {1}
-    return _multiply_adds(g, o, c, one_device, moved) if few and g.num_spatial_dims < 3 else None
+    if not few or g.num_spatial_dims == 3:
+        return None
+    along_rows = _along_moved_rows(g, o, c, one_device) if lacks_vectors(g, o, c) else None
+    return along_rows or _multiply_adds(g, o, c, one_device, moved)
 
 
 def _product_to_input(g: Geometry, c: int, moved: Plan) -> Plan | None:
@@ -115,6 +123,13 @@ def by_sums(
     return (*blocks, *once, *moved, *exchange, *taps, "canonical")
 
 
+def pays_by_sums_in_phases(g: Geometry, c: int, o: int, images: int) -> bool:
+    """Whether sums of products, of y with the taps of a phase, give an x of few channels in less
+    time than convolutions; not if they are so many that their memory is fresh."""
+    written = images * c * g.taps * math.prod(g.output_size)
+    return 4 * written <= FRESH_BYTES and c * (o + WRITTEN_IN_PHASES) < CHANNELS_AT_ONCE * o
+
+
 def _pays_by_sums(g: Geometry, summed: int, channels: int, written: int) -> bool:
     """Whether it takes less time than a convolution that gives y of so many channels, and as many
     more as it computes at once. Its own sums take `written` products to write down."""
@@ -148,6 +163,14 @@ def _along_moved_rows(g: Geometry, summed: int, channels: int, one_device: bool)
     """Multiply-adds along rows, for which the channels make way."""
     may_move = fits_rows(g) and channels <= SHORT_ROW and set(g.stride) == {1} and one_device
     return ("first_in_memory", "fit", "taps") if may_move and summed * g.taps <= UNROLLED else None
+
+
+def lacks_vectors(g: Geometry, summed: int, channels: int) -> bool:
+    """Whether multiply-adds for a result of `channels`, each a sum over `summed` others, are no
+    vectors, neither of channels nor along rows."""
+    is_power_of_2 = channels & (channels - 1) == 0
+    many = summed > 1 and summed * channels * g.taps >= WITHOUT_VECTORS
+    return many and not is_power_of_2 and not lies_along_rows(g)
 
 
 def takes_few_along_rows(g: Geometry, summed: int) -> bool:

@@ -39,6 +39,9 @@ SEVERAL_GROUPS = 16
 FEW_GROUPS = 32
 """Groups up to this many are taken apart one by one, and twice as many where an image results."""
 
+SLOW_IF_STRIDED = 36
+"""Taps from which a stride does not help XLA's convolutions that give a weight group by group."""
+
 SOME_GROUPS = 8
 """As many take long to compile where each takes several products or convolutions."""
 
@@ -206,8 +209,8 @@ def windows_of_all(g: Geometry, images: int) -> int:
 
 def is_slow_by_groups(g: Geometry) -> bool:
     """Whether XLA's convolutions, group by group, are slow at the weight of few channels."""
-    overlapping = g.taps > 1 and set(g.stride) == {1}
-    return overlapping and g.num_spatial_dims > 1 and g.groups <= SEVERAL_GROUPS
+    slow = g.taps >= (2 if set(g.stride) == {1} else SLOW_IF_STRIDED)
+    return slow and g.num_spatial_dims > 1 and g.groups <= SEVERAL_GROUPS
 
 
 def _few_per_group(result: str, g: Geometry, c: int, o: int, one_device: bool, moved: Plan) -> Plan:
