@@ -341,6 +341,8 @@ FEW_TO_A_GROUP = {
     "few-channels-3d": (2, (24, 24, 24), (3, 3, 3), 1, 4, (4, 16), "onednn_in_parts"),
     "more-groups": (4, (64, 64), (3, 3), 1, 17, (12, 12), "canonical"),
     "strided": (4, (64, 64), (3, 3), 2, 4, (12, 12), "canonical"),
+    "strided-many-taps": (4, (64, 64), (9, 4), 2, 4, (12, 12), "onednn_in_parts"),
+    "strided-fewer-taps": (4, (64, 64), (5, 7), 2, 4, (12, 12), "canonical"),
     "one-axis": (4, (4096,), (3,), 1, 4, (12, 12), "canonical"),
     "eights": (4, (64, 64), (3, 3), 1, 4, (8, 16), "onednn"),
     "wide": (4, (64, 64), (3, 3), 1, 4, (16, 17), "onednn_in_parts"),
@@ -677,6 +679,13 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
         ((12,), (51,), (4,), 9, (1, 1), 0),
         ((5, 6), (7, 7), (2, 2), 9, (1, 1), 4),
         ((5, 6), (7, 6), (2, 2), 9, (1, 1), 0),
+        ((5, 6), (5, 5), (2, 2), 1, (16, 64), 4),  # 400 products to an element of x.
+        ((5, 6), (5, 5), (2, 2), 1, (16, 63), 0),
+        ((5, 6), (5, 5), (2, 2), 1, (15, 64), 0),
+        ((5, 6), (5, 3), (2, 2), 1, (16, 128), 0),  # Phases of one tap.
+        ((5, 6), (5, 3), (2, 1), 1, (16, 54), 2),
+        ((5, 6), (4, 6), (2, 2), 1, (16, 171), 4),  # 1026.
+        ((5, 6), (4, 6), (2, 2), 1, (16, 170), 0),  # XLA's are one convolution.
         ((3, 4), (13, 15), (6, 7), 1, (2, 3), 3),  # 42 phases; the rest of both is a product.
         ((3, 2, 2), (9, 4, 5), (4, 4, 2), 2, (4, 5), 4),  # 32; one axis has no rest.
     ],
@@ -699,6 +708,8 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
     [
         ("output", (3, 10), (3, 3), (1, 2), "convolution"),  # 270 products to all channels.
         ("output", (3, 8), (3, 3), (1, 2), None),  # 216.
+        ("output", (2, 6), (3, 3), (1, 1), "convolution"),  # 108, but to no power of two.
+        ("output", (2, 5), (3, 3), (1, 1), None),  # 90.
         ("output", (1, 36), (3, 3), (1, 1), "convolution"),  # 324, for a single channel.
         ("output", (1, 35), (3, 3), (1, 1), None),  # 315.
         ("output", (64, 5), (3, 3), (1, 1), "convolution"),
@@ -708,7 +719,11 @@ def test_strided_input_gradients_have_a_call_for_each_phase_or_for_whole_strides
         ("input", (10, 3), (3, 3), (1, 1), "convolution"),
         ("input", (7, 64), (3, 3), (1, 1), "convolution"),
         ("input", (6, 64), (3, 3), (1, 1), None),  # As above.
+        ("input", (6, 2), (3, 3), (1, 1), "convolution"),
+        ("input", (4, 3), (3, 3), (1, 1), None),
         ("input", (3, 10), (3, 3), (2, 2), None),  # Phases, and one product of each.
+        ("input", (3, 10), (5, 4), (2, 2), None),
+        ("input", (3, 9), (5, 4), (2, 2), "convolution"),  # Phases.
         ("weight", (3, 10), (3, 4), (1, 2), "matmul"),  # Patches of 36 elements.
         ("weight", (3, 16), (3, 4), (1, 2), "convolution"),  # To channels that fill a vector.
         ("weight", (3, 16), (4, 5), (4, 5), "matmul"),  # Patches side by side, of 60.
@@ -775,6 +790,18 @@ def test_sums_of_one_product_are_of_some_images_or_rows(
     taps = (f"taps_to_channels:{axis}", "sum_over_taps") if by_rows else ("taps_to_channels",)
     assert plan == (*block, "once", "exchange", *taps, "onednn")
     assert cpu.choose("input", g, 2, 64, setting) == (*block, "once", *taps, "onednn")
+
+
+@available
+@pytest.mark.parametrize(
+    ("cores", "images", "looked_up"), [(2, 8, True), (2, 9, False), (4, 16, True), (4, 17, False)]
+)
+def test_small_depthwise_images_are_looked_up_in_tables(cores, images, looked_up, monkeypatch):
+    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    monkeypatch.setattr(cpu, "SMALL_BATCH", 4 * 32 * 9 * 8 * 9)  # Of four images.
+    g = Geometry((9, 8), (3, 3), (9, 8), (1, 1), (1, 1), (1, 1), 32, channels_last=True)
+    plan = cpu.choose("output", g, 32, 32, Setting(jnp.float32, images=images))
+    assert plan[-1] == ("gathers" if looked_up else "onednn")
 
 
 @available
