@@ -490,6 +490,30 @@ def test_one_axis_is_left_to_xla_where_it_rounds_well(
 
 
 @available
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "kernel_size", "cores", "by_xla"),
+    [
+        ((3, 128), (5, 5), 8, True),
+        ((3, 128), (5, 5), 7, False),
+        ((4, 128), (5, 5), 8, False),
+        ((3, 120), (5, 5), 8, False),
+        ((3, 128), (4, 6), 8, False),
+        ((3, 128), (9, 11), 8, True),
+        ((3, 128), (10, 10), 8, False),
+    ],
+)
+def test_many_cores_leave_images_of_few_channels_to_xla(
+    channels, kernel_size, cores, by_xla, channels_last, monkeypatch
+):
+    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    monkeypatch.setattr(xla_cpu, "SPLITS_COLUMNS_ONLY", False)
+    g = Geometry((31, 40), kernel_size, (14, 17), (2, 2), (3, 2), (1, 1), 1, channels_last)
+    plan = cpu.choose("output", g, *channels, Setting(jnp.float32, images=20))
+    assert plan[-1].startswith("canonical" if by_xla else "onednn")
+
+
+@available
 @pytest.mark.parametrize("result", plans.OPERANDS)
 @pytest.mark.parametrize(
     ("size", "taps", "channels", "images", "in_place"),

@@ -13,6 +13,7 @@ from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, few_channels, onednn, onednn_products, xla_cpu
 from jaxconv.lowerings.blocks import FRESH_BYTES
 from jaxconv.lowerings.plans import (
+    CHANNEL_TILE,
     MOST_PHASES,
     STACKED_PLANES,
     WHOLE_STRIDES,
@@ -77,6 +78,10 @@ SUMMED_TAPS = 49
 PANEL, TORCHS_PANEL = 320, 16
 """Products that XLA's matrix products add up one by one, at most; channels over whose taps torch
 does, along one axis."""
+
+FEW_COLORS, TAPS_OF_COLORS = 3, range(25, 100)
+"""Channels of an image, and taps, from which XLA's convolution to whole tiles of channels takes
+less time than oneDNN's on many cores; for larger kernels, it copies too much."""
 
 TWICE_SQUARED = 4.2
 """By how much the square of an error may be another's: what `_rounds_well_by_xla` predicts is 1 to
@@ -473,11 +478,20 @@ def _phases(g: Geometry) -> list[Geometry]:
 
 
 def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> bool:
-    """Whether XLA's convolution gives y or x faster: few channels of it, or over one axis, where
-    oneDNN would sum over parts of the channels."""
+    """Whether XLA's convolution gives y or x faster: few channels of it, or y from few; or over one
+    axis, where oneDNN would sum over parts of the channels."""
     in_parts = _summed(result, c, o) > most
-    pays = few_channels.pays_by_xla(result, g, c, o) or (g.num_spatial_dims == 1 and in_parts)
+    from_colors = result == "output" and _is_faster_from_colors(g, c, o)
+    few = from_colors or few_channels.pays_by_xla(result, g, c, o)
+    pays = few or (g.num_spatial_dims == 1 and in_parts)
     return pays and _rounds_well_by_xla(result, g, c, o)
+
+
+def _is_faster_from_colors(g: Geometry, c: int, o: int) -> bool:
+    """Whether that is so of a y from few channels, on many cores."""
+    by_all_cores = cores() >= onednn.MANY_CORES and not xla_cpu.SPLITS_COLUMNS_ONLY
+    many = g.taps in TAPS_OF_COLORS and o % CHANNEL_TILE == 0
+    return by_all_cores and g.num_spatial_dims == 2 and c <= FEW_COLORS and many
 
 
 def _rounds_well_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
