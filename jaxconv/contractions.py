@@ -29,6 +29,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxconv import lowerings
+from jaxconv.dtypes import of_sums
 from jaxconv.geometry import Geometry
 from jaxconv.sharding import by_mapped_axis
 from jaxconv.varying import vary_alike
@@ -101,7 +102,7 @@ def add_bias(result: jax.Array, bias: jax.Array | None, geometry: Geometry) -> j
 
 def _widened(bias: jax.Array) -> jax.Array:
     """Half-precision biases are spread in float32, so that their gradient is summed in float32."""
-    return bias.astype(jnp.float32) if jnp.finfo(bias.dtype).bits < 32 else bias
+    return bias.astype(of_sums(bias.dtype))
 
 
 # Types.

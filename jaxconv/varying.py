@@ -1,8 +1,9 @@
 """Arrays inside `shard_map`: the mesh axes over which they differ from device to device."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+
+from jaxconv.dtypes import of_sums
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
@@ -18,9 +19,8 @@ def _vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:
     missing = tuple(sorted(axes - varying_axes(array)))
     if not missing:
         return array
-    dtype = array.dtype
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-    return lax.pcast(array.astype(wide), missing, to="varying").astype(dtype)
+    wide = array.astype(of_sums(array.dtype))
+    return lax.pcast(wide, missing, to="varying").astype(array.dtype)
 
 
 def varying_axes(array: jax.Array) -> frozenset[str]:

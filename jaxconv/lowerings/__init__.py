@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
+from jaxconv.dtypes import is_half, of_sums
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes, cpu, direct, gpu, plans, setting
 from jaxconv.lowerings.bias import add_bias, spread, summed
@@ -59,9 +60,8 @@ def _planned(
         plan = ("crop_kernel", *choose(result, cropped, *channels, setting.read(context, a)))
     if setting.is_exported(context):
         plan = plans.without_layouts(plan)
-    if plans.adds_results(plan, result) and jnp.finfo(dtype).bits < 32:
-        # Rounded once, when all is added.
-        options["preferred_element_type"] = jnp.dtype(jnp.float32)
+    if plans.adds_results(plan, result) and is_half(dtype):
+        options["preferred_element_type"] = of_sums(dtype)  # Rounded once, when all is added.
     if plans.takes_bias(plan, result):
         options["bias"], bias = bias, None
     y = plans.carry_out(plan, result, a, b, geometry, **options).astype(dtype)

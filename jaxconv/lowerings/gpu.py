@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxconv.dtypes import is_half
 from jaxconv.geometry import Geometry
 from jaxconv.lowerings import changes
 from jaxconv.lowerings.plans import (
@@ -97,7 +98,7 @@ def choose(result: str, g: Geometry, in_channels: int, out_channels: int, settin
 def _with_bias(plan: Plan, g: Geometry, from_channels: int, to_channels: int, dtype: Any) -> Plan:
     """`plan` for a forward convolution, whose bias is kept apart where cuDNN's code that adds one
     is slow: for large kernels, and for channels that its tiles don't fit."""
-    half = jnp.finfo(dtype).bits < 32
+    half = is_half(dtype)
     many_taps = g.taps > (MOST_FUSED_IN_HALF if half else MOST_FUSED)
     slow = (
         max(g.kernel_size) > LONGEST_FUSED
@@ -149,7 +150,7 @@ def _cudnn_is_faster(g: Geometry, dtype: Any, one_device: bool) -> bool:
     """For the weight gradient of a large kernel."""
     if jnp.dtype(dtype) == jnp.float32:
         return g.num_spatial_dims == 2 and g.kernel_size[-1] <= NARROW
-    return jnp.finfo(dtype).bits < 32 and not one_device
+    return is_half(dtype) and not one_device
 
 
 def _grouped(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
@@ -226,7 +227,7 @@ def _dense(result: str, g: Geometry, c: int, o: int, dtype: Any) -> Plan:
 def _dense_3d(result: str, g: Geometry, c: int, dtype: Any) -> Plan:
     """Over planes, with depth taps as channels: left to itself, XLA gives cuDNN images over three
     axes with channels first, for which it has to copy them, and cuDNN has slower code."""
-    by_planes, half = (*STACKED_PLANES, "direct"), jnp.finfo(dtype).bits < 32
+    by_planes, half = (*STACKED_PLANES, "direct"), is_half(dtype)
     strided_input = result == "input" and max(g.stride) > 1
     if _is_dilated_weight(result, g):
         return (*_without_dilation(g), *by_planes)
