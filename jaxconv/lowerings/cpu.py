@@ -488,10 +488,12 @@ def _is_faster_by_xla(result: str, g: Geometry, c: int, o: int, most: float) -> 
 
 
 def _is_faster_from_colors(g: Geometry, c: int, o: int) -> bool:
-    """Whether that is so of a y from few channels, on many cores."""
+    """Whether that is so of a y from few channels, on many cores. With channels first, to add the
+    bias would take one more pass over a large y."""
     by_all_cores = cores() >= onednn.MANY_CORES and not xla_cpu.SPLITS_COLUMNS_ONLY
     many = g.taps in TAPS_OF_COLORS and o % CHANNEL_TILE == 0
-    return by_all_cores and g.num_spatial_dims == 2 and c <= FEW_COLORS and many
+    planes = g.num_spatial_dims == 2 and g.channels_last
+    return by_all_cores and planes and c <= FEW_COLORS and many
 
 
 def _rounds_well_by_xla(result: str, g: Geometry, c: int, o: int) -> bool:
