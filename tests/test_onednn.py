@@ -553,6 +553,24 @@ def test_what_is_left_to_xla_over_one_axis_rounds_as_torchs(channels, taps):
 
 
 @available
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(("channels", "taps"), [(512, 4), (256, 5), (128, 7), (97, 8)])
+def test_phases_of_a_transposed_layer_round_as_torchs(channels, taps, data_format):
+    x, w, bias = _arrays((2, channels, 14, 15), (channels, 32, taps, taps), 32)
+    options = {"stride": 2, "padding": 1}
+    operands = [oracle.to_torch(array) for array in (x, w, bias)]
+    exact = oracle.F.conv_transpose2d(*(each.double() for each in operands), **options).numpy()
+    torchs = oracle.F.conv_transpose2d(*operands, **options).double().numpy()
+    last = data_format == "channels_last"
+    x = jnp.moveaxis(x, 1, -1) if last else x
+    layer = functools.partial(jaxconv.conv_transpose2d, **options, data_format=data_format)
+    assert _program(layer, x, w, bias).count(f"{CALL}convolution") == 4
+    y = np.asarray(jax.jit(layer)(x, w, bias))
+    ours = np.moveaxis(y, -1, 1) if last else y
+    assert np.linalg.norm(ours - exact) <= 2 * np.linalg.norm(torchs - exact)
+
+
+@available
 @pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("size", [(6,), (3, 5), (2, 4, 3), (61,), (19, 11), (7, 8, 9)], ids=str)
@@ -710,6 +728,10 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
         ((5, 6), (5, 3), (2, 1), 1, (16, 54), 2),
         ((5, 6), (4, 6), (2, 2), 1, (16, 171), 4),  # 1026.
         ((5, 6), (4, 6), (2, 2), 1, (16, 170), 0),  # XLA's are one convolution.
+        ((5, 6), (4, 5), (2, 2), 1, (16, 320), 4),
+        ((5, 6), (4, 5), (2, 2), 1, (16, 321), 0),  # Rounding would be more than twice torch's.
+        ((5, 6), (9, 4), (2, 2), 1, (16, 64), 0),  # Likewise.
+        ((7, 9), (4, 4), (2, 2), 1, (16, 321), 4),
         ((3, 4), (13, 15), (6, 7), 1, (2, 3), 3),  # 42 phases; the rest of both is a product.
         ((3, 2, 2), (9, 4, 5), (4, 4, 2), 2, (4, 5), 4),  # 32; one axis has no rest.
     ],

@@ -72,6 +72,11 @@ where XLA has all of them in one convolution."""
 MOST_TO_A_PHASE = 1 << 12
 """Products to an element of x up to which oneDNN rounds at most twice as much as torch."""
 
+FEW_ROWS, SOME_ROWS, MOST_WITH_ROWS = 2, 4, 1600
+"""Rows of a phase's taps over two axes, each of which torch adds up by itself. With more than the
+second, that alone makes twice the rounding; with more than the first, and more products than the
+third, torch adds up channels in parts as well."""
+
 SUMMED_TAPS = 49
 """Up to so many, sums over windows give a depthwise weight faster than oneDNN, or as fast."""
 
@@ -406,7 +411,7 @@ def _pays_by_phases(plan: Plan, g: Geometry, c: int, o: int, most: float, images
 def _pays_by_phases_of_planes(plan: Plan, g: Geometry, c: int, o: int, images: int) -> bool:
     """The same over two axes: where each phase has several taps along both."""
     several = all(k >= 2 * s for k, s in zip(g.kernel_size, g.stride, strict=True) if s > 1)
-    if not several or not _rounds_well_at_once(g, o):
+    if not several or not _rounds_well_in_phases(g, o):
         return False
     if plan[-2:] == ("taps_to_channels", "canonical"):
         return not few_channels.pays_by_sums_in_phases(g, c, o, images)
@@ -433,6 +438,13 @@ def _pays_by_whole_strides(g: Geometry, c: int, o: int) -> bool:
 def _rounds_well_at_once(g: Geometry, o: int) -> bool:
     """Whether all channels of y may be summed at once in each phase."""
     return o * g.taps <= MOST_TO_A_PHASE * math.prod(g.stride)
+
+
+def _rounds_well_in_phases(g: Geometry, o: int) -> bool:
+    """The same over two axes."""
+    rows = max(k / s for k, s in zip(g.kernel_size, g.stride, strict=True))
+    most = MOST_TO_A_PHASE if rows <= FEW_ROWS else MOST_WITH_ROWS
+    return rows <= SOME_ROWS and o * g.taps <= most * math.prod(g.stride)
 
 
 def _phases_as_channels(g: Geometry, c: int, o: int) -> Plan | None:
