@@ -1,9 +1,9 @@
 """Which plan is fastest on a CPU, by shape. The measurements are in `benchmarks/NOTES.md`.
 
 Where oneDNN can be called, convolutions and most weight gradients are left to it. XLA:CPU keeps
-what is plain arithmetic or one matrix product, strided transposed convolutions without groups over
-one or two axes, for which oneDNN could only be asked for their phases, and weight gradients of few
-channels to a group.
+what is plain arithmetic or one matrix product, weight gradients of few channels to a group, and
+without groups, over one or two axes, strided transposed convolutions of fewer products: oneDNN
+could only be asked for their phases.
 """
 
 import dataclasses
