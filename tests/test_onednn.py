@@ -23,6 +23,7 @@ from jaxconv.lowerings import (
     few_channels,
     onednn,
     onednn_calls,
+    onednn_phases,
     plans,
     xla_cpu,
 )
@@ -701,7 +702,7 @@ def test_phases_of_a_stride_are_channels_where_it_divides_the_kernel(
     size, kernel_size, stride, groups, channels, small_copies, cores, calls, channels_last,
     monkeypatch,
 ):  # fmt: skip
-    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    monkeypatch.setattr(onednn_phases, "cores", lambda: cores)
     monkeypatch.setattr(few_channels, "SMALL_COPIES", small_copies or few_channels.SMALL_COPIES)
     _assert_calls_for_an_input_gradient(
         calls, size, kernel_size, stride, groups, channels, channels_last
